@@ -1,0 +1,285 @@
+"""From a plan to machine code: kernels, memory and the function that runs them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import ir, tirx
+
+from alt.errors import AltError
+from alt.graph import Graph, Value
+from alt.kernels import Kernel
+from alt.propagate import Plan
+from alt.sketches import sketch_for
+from alt.sketches.scope import Argument, Scope, seq
+from alt.target import Machine
+from primitives import Layout
+from primitives.reference import pack
+
+ALIGNMENT = 64
+SLACK_BYTES = 256
+"""Vectors may read, never use, this far behind the last element of a tensor."""
+
+MAX_ELEMENTS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        kernel: what it computes.
+        function: the name of the function called; equal kernels share one.
+        arguments: the tensors passed, the output first.
+    """
+
+    kernel: Kernel
+    function: str
+    arguments: tuple[Argument, ...]
+
+
+@dataclass
+class Program:
+    """A compiled network before it meets data.
+
+    Attributes:
+        library: TVM's executable with the entry point `main` and, for timing, every kernel.
+        steps: the calls `main` makes.
+        weights: all constants in the form the kernels read, one buffer.
+        arena_bytes: memory for everything computed on the way.
+        plan: the layouts behind it.
+        places: where each tensor lies: (buffer, byte offset).
+    """
+
+    library: Any
+    steps: list[Step]
+    weights: np.ndarray
+    arena_bytes: int
+    plan: Plan
+    places: dict[Value, tuple[str, int]] = field(default_factory=dict)
+    module: Any = None
+
+
+def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
+    """Generate every kernel once, lay out memory, compile.
+
+    Raises:
+        AltError: if a tensor is too large for 32-bit indices.
+    """
+    functions, steps = _functions(graph, plan, machine)
+    weights, constants = _pack_weights(graph, steps)
+    outputs = plan.outputs
+    arena, places = _plan_memory(graph, plan, steps, outputs)
+    for number, value in enumerate(graph.inputs):
+        places[value] = (f"in{number}", 0)
+    symbols = {name: ir.GlobalVar(name) for name in functions}
+    main = _main(graph, outputs, steps, symbols, places, constants, weights.size, arena)
+    module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **main})
+    library = tvm.compile(module, machine.target, tir_pipeline="tirx")
+    return Program(library, steps, weights, arena, plan, places, module)
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+
+def kernel_key(
+    kernel: Kernel, layouts: Mapping[Value, Layout], constants: Mapping[Value, np.ndarray]
+) -> str:
+    """A text that is equal for kernels for which the same function is generated."""
+    numbers: dict[Value, int] = {}
+
+    def number(value: Value) -> int:
+        return numbers.setdefault(value, len(numbers))
+
+    lines: list[str] = []
+    for node in kernel.nodes:
+        anchor = "*" if node is kernel.anchor else ""
+        lines.append(f"{anchor}{node.key()}:{[number(v) for v in (*node.inputs, node.output)]}")
+    for value in (*kernel.inputs, kernel.output):
+        array = constants.get(value)
+        what = "" if array is None else "const"
+        if array is not None and array.size == 1:
+            what = repr(array.reshape(-1)[0].item())
+        lines.append(f"{number(value)}@{layouts.get(value, 'rows')}{what}")
+    return "\n".join(lines)
+
+
+def _functions(
+    graph: Graph, plan: Plan, machine: Machine
+) -> tuple[dict[str, Any], list[Step]]:
+    functions: dict[str, Any] = {}
+    made: dict[str, tuple[str, Kernel, tuple[Argument, ...]]] = {}
+    steps: list[Step] = []
+    for kernel in plan.kernels:
+        for value in (*kernel.inputs, kernel.output):
+            if plan.layouts.get(value, Layout.identity(value.shape)).elements > MAX_ELEMENTS:
+                raise AltError(
+                    f"tensor {value.name} of shape {value.shape} has more than {MAX_ELEMENTS} "
+                    "elements; ALT indexes with 32 bits: use a smaller batch or shape"
+                )
+        key = kernel_key(kernel, plan.layouts, graph.constants)
+        if key not in made:
+            scope = Scope(kernel, plan.layouts, graph.constants, machine)
+            body = sketch_for(scope)(scope)
+            name = f"k{len(made)}_{_identifier(kernel.name)}"
+            functions[name] = scope.finish(body)
+            made[key] = (name, kernel, tuple(scope.arguments))
+        name, first, arguments = made[key]
+        steps.append(Step(kernel, name, _rebound(arguments, first, kernel)))
+    return functions, steps
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _rebound(
+    arguments: Sequence[Argument], first: Kernel, kernel: Kernel
+) -> tuple[Argument, ...]:
+    """The arguments of an equal kernel, about this kernel's values."""
+    if first is kernel:
+        return tuple(arguments)
+    same: dict[Value, Value] = {first.output: kernel.output}
+    for a, b in zip(first.nodes, kernel.nodes, strict=True):
+        same.update(zip((*a.inputs, a.output), (*b.inputs, b.output), strict=True))
+    return tuple(Argument(same[a.value], a.layout, a.prepare) for a in arguments)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _bytes(layout: Layout, dtype: str) -> int:
+    return layout.elements * np.dtype(dtype).itemsize
+
+
+def _pack_weights(
+    graph: Graph, steps: Sequence[Step]
+) -> tuple[np.ndarray, dict[tuple[Value, str, str], int]]:
+    """All constants in one buffer; the offset of each (value, layout, preparation)."""
+    offsets: dict[tuple[Value, str, str], int] = {}
+    wanted: list[tuple[int, Argument]] = []
+    total = 0
+    for step in steps:
+        for argument in step.arguments:
+            if argument.value not in graph.constants:
+                continue
+            key = _constant_key(argument)
+            if key in offsets:
+                continue
+            offsets[key] = total
+            wanted.append((total, argument))
+            assert argument.layout is not None
+            total += _aligned(_bytes(argument.layout, argument.value.dtype) + SLACK_BYTES)
+    blob = aligned_empty(max(total, ALIGNMENT))
+    blob[total:] = 0
+    for offset, argument in wanted:
+        array = graph.constants[argument.value]
+        if argument.prepare is not None:
+            array = argument.prepare[1](array)
+        assert argument.layout is not None
+        packed = pack(array, argument.layout)
+        size = packed.nbytes
+        view = blob[offset : offset + size].view(packed.dtype).reshape(packed.shape)
+        view[...] = packed
+        blob[offset + size : offset + _aligned(size + SLACK_BYTES)] = 0
+    return blob, offsets
+
+
+def _constant_key(argument: Argument) -> tuple[Value, str, str]:
+    prepared = argument.prepare[0] if argument.prepare else ""
+    return argument.value, str(argument.layout), prepared
+
+
+def aligned_empty(size: int) -> np.ndarray:
+    """Bytes whose address is a multiple of the alignment TVM asks for."""
+    raw = np.empty(size + ALIGNMENT, "uint8")
+    skip = -raw.ctypes.data % ALIGNMENT
+    return raw[skip : skip + size]
+
+
+def _plan_memory(
+    graph: Graph, plan: Plan, steps: Sequence[Step], outputs: Sequence[Value]
+) -> tuple[int, dict[Value, tuple[str, int]]]:
+    """Places in one arena for everything computed; memory is reused once nobody reads it any more."""
+    last_use: dict[Value, int] = {}
+    for when, step in enumerate(steps):
+        for argument in step.arguments:
+            last_use[argument.value] = when
+    places: dict[Value, tuple[str, int]] = {}
+    for number, value in enumerate(outputs):
+        places.setdefault(value, (f"out{number}", 0))
+    live: list[tuple[int, int, Value]] = []
+    high = 0
+    for when, step in enumerate(steps):
+        value = step.kernel.output
+        if value in places:
+            continue
+        layout = plan.layouts.get(value, Layout.identity(value.shape))
+        size = _aligned(_bytes(layout, value.dtype) + SLACK_BYTES)
+        live = [entry for entry in live if last_use[entry[2]] >= when]
+        offset = _first_fit(sorted((o, s) for o, s, _ in live), size)
+        live.append((offset, size, value))
+        places[value] = ("arena", offset)
+        high = max(high, offset + size)
+    return max(high, ALIGNMENT), places
+
+
+def _first_fit(taken: Sequence[tuple[int, int]], size: int) -> int:
+    offset = 0
+    for start, length in taken:
+        if start - offset >= size:
+            return offset
+        offset = max(offset, start + length)
+    return offset
+
+
+# --- the entry point ----------------------------------------------------------------------------
+
+
+def _main(
+    graph: Graph,
+    outputs: Sequence[Value],
+    steps: Sequence[Step],
+    symbols: Mapping[str, ir.GlobalVar],
+    places: Mapping[Value, tuple[str, int]],
+    constants: Mapping[tuple[Value, str, str], int],
+    weight_bytes: int,
+    arena_bytes: int,
+) -> dict[ir.GlobalVar, Any]:
+    buffers: dict[str, Any] = {}
+    for prefix, values in (("in", graph.inputs), ("out", outputs)):
+        for number, value in enumerate(values):
+            name = f"{prefix}{number}"
+            buffers[name] = tirx.decl_buffer((max(prod(value.shape), 1),), value.dtype, name)
+    buffers["weights"] = tirx.decl_buffer((weight_bytes,), "uint8", "weights")
+    buffers["arena"] = tirx.decl_buffer((arena_bytes,), "uint8", "arena")
+
+    def pointer(argument: Argument) -> Any:
+        if argument.value in graph.constants:
+            name, offset = "weights", constants[_constant_key(argument)]
+        else:
+            name, offset = places[argument.value]
+        index = tirx.IntImm("int64", offset)
+        return tirx.address_of(tirx.BufferLoad(buffers[name], [index]))
+
+    calls = [
+        tirx.Evaluate(
+            ir.Call(
+                symbols[step.function],
+                [pointer(a) for a in step.arguments],
+                ret_ty="int32",
+            )
+        )
+        for step in steps
+    ]
+    main = tirx.PrimFunc(list(buffers.values()), seq(*calls))
+    return {ir.GlobalVar("main"): main.with_attr("global_symbol", "main")}

@@ -1,0 +1,75 @@
+"""`alt.compile`: every stage, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from alt.build import build
+from alt.canonical import canonicalize
+from alt.frontend import import_model
+from alt.kernels import fuse
+from alt.module import Module, Signature
+from alt.propagate import plan_layouts
+from alt.relax_graph import to_graph
+from alt.target import resolve
+
+Model = str | Path | bytes | onnx.ModelProto
+Progress = Callable[[str, int, int], None]
+_STAGES = ("import", "simplify", "fuse", "layouts", "build", "verify")
+
+
+def compile(  # noqa: A001 - the verb users know
+    model: Model,
+    target: Any = "llvm",
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
+    threads: int | None = None,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Module:
+    """Compile an ONNX model for this machine, without measuring anything.
+
+    Args:
+        model: a path, the bytes of a model, or a loaded one.
+        target: `"llvm"` for this machine, or any TVM target that names another.
+        shapes: shapes for inputs that have dynamic dimensions.
+        constants: contents for inputs that are to be fixed (axes, shapes, pads).
+        threads: threads to use; one a physical core by default.
+        verify: compare with ONNX Runtime (or ONNX's reference) on random inputs before returning.
+        progress: called as (stage, done, total).
+
+    Raises:
+        AltError: if the model cannot be read or compiled, saying what and where.
+    """
+
+    def tell(stage: str) -> None:
+        if progress is not None:
+            progress(stage, _STAGES.index(stage), len(_STAGES))
+
+    machine = resolve(target, threads)
+    tell("import")
+    imported = import_model(model, shapes=shapes, constants=constants)
+    tell("simplify")
+    graph = canonicalize(to_graph(imported.module, imported.weights, len(imported.inputs)))
+    tell("fuse")
+    kernels = fuse(graph)
+    tell("layouts")
+    plan = plan_layouts(graph, kernels, machine)
+    tell("build")
+    program = build(graph, plan, machine)
+    module = Module(
+        program.library,
+        program.weights,
+        program.arena_bytes,
+        [Signature(v.name, v.shape, v.dtype) for v in imported.inputs],
+        [Signature(v.name, v.shape, v.dtype) for v in imported.outputs],
+        machine.cores,
+        {"machine": machine, "program": program},
+    )
+    return module

@@ -1,0 +1,254 @@
+"""The callable that users hold."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from alt.build import ALIGNMENT, aligned_empty
+from alt.errors import AltError
+from alt.target import physical_cores
+from alt.threads import use_threads
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One input or output: its name in the ONNX model, shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Wall-clock times of whole calls, inputs already in place.
+
+    Units:
+        Seconds.
+    """
+
+    samples_seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        """The time to quote."""
+        return float(np.median(self.samples_seconds))
+
+    @property
+    def p10_seconds(self) -> float:
+        """A tenth of the calls are at least this fast."""
+        return float(np.quantile(self.samples_seconds, 0.1))
+
+    @property
+    def p90_seconds(self) -> float:
+        """A tenth of the calls are at least this slow."""
+        return float(np.quantile(self.samples_seconds, 0.9))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median_seconds * 1e3:.3f} ms (p10 {self.p10_seconds * 1e3:.3f}, "
+            f"p90 {self.p90_seconds * 1e3:.3f}, {len(self.samples_seconds)} calls)"
+        )
+
+
+def random_inputs(signatures: Sequence[Signature], seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded inputs of the right shapes: normal floats, zeros and ones for whole numbers."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, np.ndarray] = {}
+    for s in signatures:
+        if np.dtype(s.dtype).kind in "iub":
+            made[s.name] = rng.integers(0, 2, s.shape).astype(s.dtype)
+        else:
+            made[s.name] = rng.standard_normal(s.shape).astype(s.dtype)
+    return made
+
+
+class Module:
+    """A compiled network.
+
+    Call it with one array an input, by position or by name; NumPy arrays give NumPy arrays, other
+    DLPack tensors (torch, for instance) give tensors of their kind. One output comes as it is,
+    several as a tuple.
+
+    Calls from several threads are safe; they take turns.
+    """
+
+    def __init__(
+        self,
+        library: Any,
+        weights: np.ndarray,
+        arena_bytes: int,
+        inputs: Sequence[Signature],
+        outputs: Sequence[Signature],
+        threads: int,
+        header: Mapping[str, Any],
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.threads = threads
+        self.header = header
+        self._library = library
+        self._run = library["main"]
+        self._weights = weights
+        self._arena = aligned_empty(arena_bytes)
+        self._fixed = [tvm.runtime.from_dlpack(a) for a in (_writable(weights), self._arena)]
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Run the network.
+
+        Raises:
+            AltError: if an input is missing, unknown, or of another shape or dtype.
+        """
+        given = self._match(args, named)
+        like = next((a for a in given if not isinstance(a, np.ndarray)), None)
+        arrays = [_as_input(a, s) for a, s in zip(given, self.inputs, strict=True)]
+        outputs = [_empty(s) for s in self.outputs]
+        with self._lock:
+            use_threads(self.threads, max(physical_cores(), self.threads))
+            self._run(*map(_tensor, arrays), *map(_tensor, outputs), *self._fixed)
+        shaped = [o.reshape(s.shape) for o, s in zip(outputs, self.outputs, strict=True)]
+        if like is not None:
+            shaped = [_like(like, o) for o in shaped]
+        return shaped[0] if len(shaped) == 1 else tuple(shaped)
+
+    def _match(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        expected = ", ".join(map(str, self.inputs))
+        if len(args) > len(self.inputs):
+            raise AltError(
+                f"called with {len(args)} inputs, but the model takes {len(self.inputs)}: {expected}"
+            )
+        names = [s.name for s in self.inputs]
+        for name in named:
+            if name not in names:
+                raise AltError(f"there is no input {name!r}; the model takes {expected}")
+        found: list[Any] = []
+        for position, signature in enumerate(self.inputs):
+            if position < len(args):
+                if signature.name in named:
+                    raise AltError(f"input {signature.name!r} is given twice")
+                found.append(args[position])
+            elif signature.name in named:
+                found.append(named[signature.name])
+            else:
+                raise AltError(f"input {signature.name!r} is missing; the model takes {expected}")
+        return found
+
+    def benchmark(
+        self,
+        repeats: int = 30,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        min_seconds: float = 0.0,
+    ) -> Benchmark:
+        """Time whole calls.
+
+        Args:
+            repeats: calls to time, after a few that are not.
+            inputs: arrays by name; seeded random ones if not given.
+            min_seconds: go on until this much time has been measured.
+        """
+        given = dict(inputs) if inputs is not None else random_inputs(self.inputs)
+        arrays = [
+            _tensor(_as_input(a, s))
+            for a, s in zip(self._match((), given), self.inputs, strict=True)
+        ]
+        outputs = [_tensor(_empty(s)) for s in self.outputs]
+        samples: list[float] = []
+        with self._lock:
+            use_threads(self.threads, max(physical_cores(), self.threads))
+            for _ in range(3):
+                self._run(*arrays, *outputs, *self._fixed)
+            while len(samples) < repeats or sum(samples) < min_seconds:
+                start = time.perf_counter()
+                self._run(*arrays, *outputs, *self._fixed)
+                samples.append(time.perf_counter() - start)
+        return Benchmark(tuple(samples))
+
+    def save(self, path: str | Path) -> None:
+        """Write one file from which `alt.load` restores this module.
+
+        Raises:
+            AltError: if the file cannot be written; nothing half-written is left.
+        """
+        from alt.artifact import save
+
+        save(self, path)
+
+    def explain(self, repeats: int = 10) -> Any:
+        """Measure every kernel and say how it is scheduled; see `alt.explain`."""
+        from alt.explain import explain
+
+        return explain(self, repeats)
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _as_input(given: Any, signature: Signature) -> np.ndarray:
+    """The input as a contiguous array, checked; copied only where it must be."""
+    try:
+        array = given if isinstance(given, np.ndarray) else np.from_dlpack(given)
+    except (AttributeError, TypeError, BufferError, RuntimeError) as cause:
+        if isinstance(given, int | float | list | tuple | np.generic):
+            array = np.asarray(given, signature.dtype)
+        else:
+            raise AltError(
+                f"input {signature.name!r}: {type(given).__name__} is neither a NumPy array nor a "
+                f"CPU tensor with DLPack ({cause})"
+            ) from cause
+    if str(array.dtype) != signature.dtype:
+        raise AltError(
+            f"input {signature.name!r} has dtype {array.dtype}, but the model takes "
+            f"{signature.dtype}; convert it first"
+        )
+    if array.shape != signature.shape:
+        raise AltError(
+            f"input {signature.name!r} has shape {array.shape}, but the model was compiled for "
+            f"{signature.shape}; compile it with shapes={{{signature.name!r}: {array.shape}}}"
+        )
+    flat = array.reshape(-1)
+    if (
+        flat.ctypes.data % ALIGNMENT == 0
+        and flat.flags.c_contiguous
+        and flat.flags.writeable
+        and flat.size
+    ):
+        return flat
+    copy = _empty(signature)
+    copy[: flat.size] = flat
+    return copy
+
+
+def _empty(signature: Signature) -> np.ndarray:
+    size = max(prod(signature.shape), 1)
+    dtype = np.dtype(signature.dtype)
+    return aligned_empty(size * dtype.itemsize).view(dtype)[: prod(signature.shape) or 1]
+
+
+def _tensor(array: np.ndarray) -> Any:
+    return tvm.runtime.from_dlpack(array)
+
+
+def _like(example: Any, array: np.ndarray) -> Any:
+    """The array as a tensor of the same library as `example`, without a copy."""
+    library = type(example).__module__.partition(".")[0]
+    if library == "torch":
+        import torch
+
+        return torch.from_dlpack(array)
+    if library == "tvm":
+        return tvm.runtime.from_dlpack(array)
+    return array

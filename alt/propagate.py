@@ -1,0 +1,198 @@
+"""Layouts for every tensor of the network, by rule: anchors decide, everything else inherits.
+
+Convolutions want their input and output channels in blocks of one vector, and their input with a
+border of zeros as wide as their padding. Elementwise kernels, pooling and concatenation pass that
+on, so that a stretch of convolutions runs without a conversion; one is put where a tensor comes
+from or goes to the caller, who sees row-major tensors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from alt import operators as ops
+from alt.graph import Graph, Node, Value, fresh_names
+from alt.kernels import Kernel
+from alt.sketches.conv import is_depthwise, required_border
+from alt.sketches.pool import pool_border
+from alt.storage import Border, block_of, border_of, channels_blocked
+from alt.target import Machine
+from primitives import Layout
+
+
+@dataclass
+class Plan:
+    """What will be built.
+
+    Attributes:
+        kernels: in execution order, conversions included.
+        layouts: how each value is stored; row by row where it is not listed.
+        outputs: the values handed to the caller, stored row by row.
+        conversions: the kernels that only change a layout, with the reason.
+    """
+
+    kernels: list[Kernel]
+    layouts: dict[Value, Layout]
+    outputs: list[Value]
+    conversions: dict[Kernel, str] = field(default_factory=dict)
+
+
+def plan_layouts(graph: Graph, kernels: list[Kernel], machine: Machine) -> Plan:
+    """Choose a layout for every value and insert the conversions that remain."""
+    return _Planner(graph, kernels, machine).plan()
+
+
+def wants_blocks(node: Node, lanes: int) -> bool:
+    """Whether a convolution runs on channel blocks.
+
+    Grouped ones do only if a vector of output channels never straddles two groups.
+    """
+    groups = node.attrs["groups"]
+    if groups == 1 or is_depthwise(node):
+        return True
+    outputs, channels = node.output.shape[1] // groups, node.inputs[0].shape[1] // groups
+    return outputs % lanes == 0 and channels % lanes == 0
+
+
+class _Planner:
+    def __init__(self, graph: Graph, kernels: list[Kernel], machine: Machine) -> None:
+        self.graph = graph
+        self.kernels = kernels
+        self.lanes = machine.lanes()
+        self.blocked: set[Value] = set()
+        self.border: dict[Value, list[tuple[int, int]]] = {}
+        self.names = fresh_names("stored")
+        self.conversions: dict[Kernel, str] = {}
+
+    def plan(self) -> Plan:
+        for kernel in self.kernels:
+            if self._output_blocked(kernel):
+                self.blocked.add(kernel.output)
+        self._without_lonely_blocks()
+        kernels: list[Kernel] = []
+        copies: dict[Value, Value] = {}
+        planned: list[Kernel] = []
+        for kernel in self.kernels:
+            planned.append(self._with_stored_input(kernel, copies, kernels))
+            kernels.append(planned[-1])
+        outputs: list[Value] = []
+        for value in self.graph.outputs:
+            if value in self.blocked and self._differs_from_rows(value):
+                rows = Value(next(self.names), value.shape, value.dtype)
+                copy = self._copy(value, rows)
+                kernels.append(copy)
+                self.conversions[copy] = "the caller gets row-major tensors"
+                value = rows
+            outputs.append(value)
+        layouts = {v: self._layout(v) for v in {*self.blocked, *self.border}}
+        return Plan(kernels, layouts, outputs, self.conversions)
+
+    def _layout(self, value: Value) -> Layout:
+        border: Border = tuple(self.border.get(value, [(0, 0)] * (len(value.shape) - 2)))
+        block = self.lanes if value in self.blocked else 1
+        return channels_blocked(value.shape, block, border)
+
+    def _differs_from_rows(self, value: Value) -> bool:
+        return not _same_order(self._layout(value))
+
+    def _output_blocked(self, kernel: Kernel) -> bool:
+        anchor = kernel.anchor
+        output = kernel.output
+        if len(output.shape) < 3 or output.dtype != "float32":
+            return False
+        if anchor is not None and anchor.op == "conv":
+            return wants_blocks(anchor, self.lanes)
+        if anchor is not None and anchor.op == "conv_transpose":
+            return wants_blocks(anchor, self.lanes)
+        if anchor is not None and anchor.op == "pool":
+            return anchor.inputs[0] in self.blocked
+        if anchor is not None and anchor.op == "concat":
+            return (
+                anchor.attrs["axis"] == 1
+                and all(v in self.blocked for v in anchor.inputs)
+                and all(v.shape[1] % self.lanes == 0 for v in anchor.inputs[:-1])
+            )
+        if anchor is None and all(n.op == "map" for n in kernel.nodes):
+            return any(v in self.blocked and v.shape == output.shape for v in kernel.inputs)
+        return False
+
+    def _without_lonely_blocks(self) -> None:
+        """Nothing is blocked that neither a convolution writes nor a blocked kernel reads."""
+
+    def _with_stored_input(
+        self, kernel: Kernel, copies: dict[Value, Value], kernels: list[Kernel]
+    ) -> Kernel:
+        anchor = kernel.anchor
+        if anchor is None or anchor.op not in ("conv", "conv_transpose", "pool"):
+            return kernel
+        value = anchor.inputs[0]
+        if anchor.op == "pool":
+            border = pool_border(anchor, value in self.blocked)
+            blocks = value in self.blocked
+        else:
+            border = required_border(anchor)
+            blocks = wants_blocks(anchor, self.lanes) and (
+                value.shape[1] * 2 > self.lanes or is_depthwise(anchor)
+            )
+        free = value not in self.graph.inputs and value not in self.graph.constants
+        if value in copies:
+            value = copies[value]
+            free = True
+        if free and (value in self.blocked) == blocks:
+            self._widen(value, border)
+        elif free or blocks or any(lo or hi for lo, hi in border):
+            stored = Value(next(self.names), value.shape, value.dtype)
+            copy = self._copy(value, stored)
+            kernels.append(copy)
+            what = "channel blocks" if blocks else "rows"
+            self.conversions[copy] = f"{anchor.name} {anchor.output.name} wants {what} with a border"
+            if blocks:
+                self.blocked.add(stored)
+            copies[anchor.inputs[0]] = stored
+            self._widen(stored, border)
+            value = stored
+        if value is anchor.inputs[0]:
+            return kernel
+        return _reading(kernel, anchor, value)
+
+    def _widen(self, value: Value, border: Border) -> None:
+        now = self.border.setdefault(value, [(0, 0)] * len(border))
+        self.border[value] = [
+            (max(a, c), max(b, d)) for (a, b), (c, d) in zip(now, border, strict=True)
+        ]
+
+    def _copy(self, source: Value, target: Value) -> Kernel:
+        relabel = ops.reshape(source.shape, target.shape)
+        node = Node("view", "reshape", (source,), target, {"target": target.shape}, relabel)
+        return Kernel(None, (node,), (source,), target)
+
+
+def _same_order(layout: Layout) -> bool:
+    """Whether a stored tensor, read row by row, is the logical one."""
+    if layout.is_identity:
+        return True
+    if layout.has_padding:
+        return False
+    return block_of(layout) > 1 and int(np.prod(layout.logical_shape[2:])) == 1
+
+
+def _reading(kernel: Kernel, anchor: Node, value: Value) -> Kernel:
+    """The kernel with its anchor reading `value` in place of its first input."""
+    before = anchor.inputs[0]
+    swapped = Node(
+        anchor.op,
+        anchor.name,
+        (value, *anchor.inputs[1:]),
+        anchor.output,
+        anchor.attrs,
+        anchor.compute,
+    )
+    nodes = tuple(swapped if n is anchor else n for n in kernel.nodes)
+    still = any(before in n.inputs for n in nodes)
+    inputs = [v for v in kernel.inputs if v is not before or still]
+    return Kernel(swapped, nodes, (value, *inputs), kernel.output)
+
+
+__all__ = ["Plan", "block_of", "border_of", "plan_layouts", "wants_blocks"]

@@ -1,0 +1,38 @@
+"""Sketches: how each family of operators is scheduled on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from alt.sketches.conv import convolution, depthwise, is_depthwise
+from alt.sketches.generic import concat, elementwise
+from alt.sketches.matmul import matmul
+from alt.sketches.pool import pooling
+from alt.sketches.rows import layer_norm, reduction, softmax
+from alt.sketches.scope import Scope, Stmt
+from alt.sketches.stages import stage_reduction
+
+Sketch = Callable[[Scope], Stmt]
+
+SKETCHES: dict[str, Sketch] = {
+    "concat": concat,
+    "conv": convolution,
+    "conv_transpose": convolution,
+    "layer_norm": layer_norm,
+    "matmul": matmul,
+    "pool": pooling,
+    "reduce": reduction,
+    "softmax": softmax,
+    "stages": stage_reduction,
+}
+"""The sketch for each kind of anchor."""
+
+
+def sketch_for(scope: Scope) -> Sketch:
+    """The sketch that schedules a kernel."""
+    anchor = scope.kernel.anchor
+    if anchor is None:
+        return elementwise
+    if anchor.op == "conv" and is_depthwise(anchor):
+        return depthwise
+    return SKETCHES[anchor.op]

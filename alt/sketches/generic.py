@@ -1,0 +1,298 @@
+"""Kernels without a reduction: elementwise chains, layout conversions, gathers, concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from tvm import tirx
+
+from alt.elementary import Emitter, Expr
+from alt.operators import delinear, linear
+from alt.sketches.scope import PARALLEL, SERIAL, VECTORIZED, Scope, Stmt, i32, seq
+from alt.storage import block_of, border_of
+
+SERIAL_ELEMENTS = 8192
+"""Fewer elements than this are not worth waking the other cores (about 2 microseconds)."""
+
+Element = Callable[[Sequence[Expr], Emitter], Expr]
+
+
+def elementwise(scope: Scope) -> Stmt:
+    """Any kernel without an anchor."""
+    output = scope.kernel.output
+    if _is_flat(scope):
+        return _flat(scope)
+
+    def element(indices: Sequence[Expr], emit: Emitter) -> Expr:
+        return scope.evaluate(output, indices, emit)
+
+    return write_region(scope, (0,) * len(output.shape), output.shape, element)
+
+
+def concat(scope: Scope) -> Stmt:
+    """Each operand is copied to its place, through the epilogue."""
+    anchor = scope.kernel.anchor
+    assert anchor is not None
+    axis = anchor.attrs["axis"]
+    shape = scope.kernel.output.shape
+    statements: list[Stmt] = []
+    start = 0
+    for source in anchor.inputs:
+        extent = source.shape[axis]
+        begin = tuple(start if k == axis else 0 for k in range(len(shape)))
+        extents = (*shape[:axis], extent, *shape[axis + 1 :])
+
+        def element(
+            indices: Sequence[Expr], emit: Emitter, source=source, start=start
+        ) -> Expr:
+            inside = list(indices)
+            inside[axis] = scope.analyzer.simplify(indices[axis] - start)
+            piece = scope.evaluate(source, inside, emit)
+            return scope.evaluate(scope.kernel.output, indices, emit, {anchor.output: piece})
+
+        statements.append(write_region(scope, begin, extents, element, border=start == 0))
+        start += extent
+    return seq(*statements)
+
+
+def _is_flat(scope: Scope) -> bool:
+    """Whether storage order can be walked blindly: all tensors alike, or a single number."""
+    output = scope.kernel.output
+    layout = scope.layout(output)
+    if layout.has_padding or any(n.op != "map" for n in scope.kernel.nodes):
+        return False
+    return all(
+        scope.constants[v].size == 1
+        if v in scope.constants and scope.constants[v].size == 1
+        else v.shape == output.shape and scope.layout(v) == layout
+        for v in scope.kernel.inputs
+    )
+
+
+def _flat(scope: Scope) -> Stmt:
+    output = scope.kernel.output
+    size = output.size
+    lanes = min(scope.machine.lanes(output.dtype), scope.machine.lanes())
+
+    def at(position: Expr) -> Stmt:
+        emit = Emitter()
+        loads = {
+            v: tirx.BufferLoad(scope.buffer(v, scope.layout(v)), [position])
+            for v in scope.kernel.inputs
+            if not (v in scope.constants and scope.constants[v].size == 1)
+        }
+        indices = [i32(0)] * len(output.shape)
+        value = scope.evaluate(output, indices, emit, loads)
+        return seq(*emit.statements, tirx.BufferStore(scope.output, value, [position]))
+
+    vectors = size // lanes
+    parts: list[Stmt] = []
+    if vectors:
+        kind = PARALLEL if size >= SERIAL_ELEMENTS else SERIAL
+        parts.append(
+            scope.loop(
+                vectors, lambda p: scope.loop(lanes, lambda k: at(p * lanes + k), VECTORIZED), kind
+            )
+        )
+    if size % lanes:
+        parts.append(scope.loop(size % lanes, lambda k: at(k + vectors * lanes)))
+    return seq(*parts)
+
+
+def write_region(
+    scope: Scope,
+    start: Sequence[int],
+    extents: Sequence[int],
+    element: Element,
+    border: bool = True,
+) -> Stmt:
+    """Compute a box of the output, vectorised along its innermost stored axis.
+
+    Args:
+        scope: the kernel.
+        start: first logical index of the box along each axis.
+        extents: size of the box.
+        element: the value at logical indices.
+        border: also fill the border that the output's layout has around the spatial axes.
+    """
+    block = block_of(scope.output_layout)
+    if block == 1:
+        rows = _write_rows(scope, start, extents, element)
+        if not border or not scope.output_layout.has_padding:
+            return rows
+        planes = scope.output_layout.shape[:2]
+        return seq(scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c))), rows)
+    if start[1] % block == 0 and (
+        extents[1] % block == 0 or start[1] + extents[1] == scope.kernel.output.shape[1]
+    ):
+        return _write_blocks(scope, start, extents, element, block, border)
+    return _write_unaligned(scope, start, extents, element, border)
+
+
+def _point(scope: Scope, indices: Sequence[Expr], element: Element) -> Stmt:
+    emit = Emitter()
+    value = element(indices, emit)
+    return seq(*emit.statements, scope.store(indices, value))
+
+
+def _kind(extents: Sequence[int]) -> bool:
+    return prod(extents) >= SERIAL_ELEMENTS
+
+
+def _write_rows(
+    scope: Scope, start: Sequence[int], extents: Sequence[int], element: Element
+) -> Stmt:
+    """Row-major output: the trailing axes are walked in vectors."""
+    rank = len(extents)
+    lanes = scope.machine.lanes()
+    inner = rank - 1 if rank else 0
+    bordered = scope.output_layout.has_padding
+    while inner > 0 and prod(extents[inner:]) < lanes and not bordered:
+        inner -= 1
+    outer, tail = list(extents[:inner]), list(extents[inner:])
+    length = prod(tail)
+    # A single long row is cut, so that every core gets a share.
+    pieces = 1
+    vectors = length // lanes
+    if _kind(extents) and prod(outer) < 4 * scope.machine.cores and vectors > 1:
+        pieces = next(p for p in range(min(vectors, 16 * scope.machine.cores), 0, -1) if vectors % p == 0)
+
+    def whole(*position: Expr) -> Stmt:
+        *front, piece = position
+
+        def at(offset: Expr) -> Stmt:
+            inside = delinear(offset, tail) if len(tail) > 1 else [offset]
+            indices = [
+                scope.analyzer.simplify(i + s if s else i)
+                for i, s in zip([*front, *inside], start, strict=True)
+            ]
+            return _point(scope, indices, element)
+
+        each = vectors // pieces
+        statements: list[Stmt] = []
+        if vectors:
+            statements.append(
+                scope.loop(
+                    each,
+                    lambda v: scope.loop(
+                        lanes, lambda k: at((piece * each + v) * lanes + k), VECTORIZED
+                    ),
+                )
+            )
+        if length % lanes:
+            rest = scope.loop(length % lanes, lambda k: at(k + vectors * lanes))
+            statements.append(rest if pieces == 1 else scope.when(piece.equal(i32(0)), rest))
+        return seq(*statements)
+
+    if not extents:
+        return _point(scope, [], element)
+    if _kind(extents):
+        return scope.parallel([*outer, pieces], whole)
+    return scope.nest([*outer, pieces], whole)
+
+
+def _write_blocks(
+    scope: Scope,
+    start: Sequence[int],
+    extents: Sequence[int],
+    element: Element,
+    block: int,
+    border: bool,
+) -> Stmt:
+    """Blocked output: whole blocks of channels, one vector each."""
+    batch, channels, *spatial = extents
+    blocks = -(-channels // block)
+    first = start[1] // block
+    rows, width = (spatial[:-1], spatial[-1]) if spatial else ([], 1)
+
+    def row(n: Expr, b: Expr, *above: Expr) -> Stmt:
+        def at(*last: Expr) -> Stmt:
+            def lane(k: Expr) -> Stmt:
+                where = [*above, *last] if spatial else []
+                indices = [
+                    n + start[0],
+                    (b + first) * block + k,
+                    *(p + s for p, s in zip(where, start[2:], strict=True)),
+                ]
+                return _point(scope, [scope.analyzer.simplify(i) for i in indices], element)
+
+            return scope.loop(block, lane, VECTORIZED)
+
+        body = scope.loop(width, at) if spatial else at()
+        if not border:
+            return body
+        fill = fill_border(scope, scope.analyzer.simplify(n + start[0]), b + first)
+        if fill is None:
+            return body
+        at_first = tirx.all(*(p.equal(i32(0)) for p in above)) if above else tirx.const(True)
+        return seq(scope.when(at_first, fill), body)
+
+    every = [batch, blocks, *rows]
+    return scope.parallel(every, row) if _kind(extents) else scope.nest(every, row)
+
+
+def _write_unaligned(
+    scope: Scope, start: Sequence[int], extents: Sequence[int], element: Element, border: bool
+) -> Stmt:
+    """Blocked output, but the box begins or ends inside a block: element by element."""
+    fill = None
+    if border and any(lo or hi for lo, hi in border_of(scope.output_layout)):
+        blocks = scope.output_layout.shape[1]
+        fill = scope.nest([extents[0], blocks], lambda n, b: fill_border(scope, n, b))
+
+    def at(*position: Expr) -> Stmt:
+        indices = [scope.analyzer.simplify(i + s) for i, s in zip(position, start, strict=True)]
+        return _point(scope, indices, element)
+
+    if _kind(extents):
+        outer = list(extents[:-1])
+        body = scope.parallel(outer, lambda *o: scope.loop(extents[-1], lambda i: at(*o, i)))
+    else:
+        body = scope.nest(list(extents), at)
+    return seq(fill, body)
+
+
+def fill_border(scope: Scope, n: Expr, b: Expr) -> Stmt | None:
+    """Write zeros around the spatial axes of one block of channels; None without a border."""
+    layout = scope.output_layout
+    border = border_of(layout)
+    if not any(lo or hi for lo, hi in border):
+        return None
+    stored = layout.shape
+    block = stored[-1] if block_of(layout) > 1 else 1
+    extents = stored[2 : 2 + len(border)]
+    zero = tirx.const(0, scope.kernel.output.dtype)
+
+    def cells(prefix: list[Expr], axis: int) -> Stmt:
+        """Everything below a prefix."""
+        rest = prod(extents[axis:])
+        base = linear([n, b, *prefix], stored[: 2 + axis]) * rest
+        return scope.loop(
+            rest,
+            lambda cell: scope.loop(
+                block,
+                lambda k: tirx.BufferStore(
+                    scope.output, zero, [scope.analyzer.simplify((base + cell) * block + k)]
+                ),
+                VECTORIZED,
+            ),
+        )
+
+    def fill(prefix: list[Expr], axis: int) -> Stmt | None:
+        if axis == len(border):
+            return None
+        lo, hi = border[axis]
+        inside = extents[axis] - lo - hi
+        parts: list[Stmt] = []
+        if lo:
+            parts.append(scope.loop(lo, lambda i: cells([*prefix, i], axis + 1)))
+        if hi:
+            parts.append(scope.loop(hi, lambda i: cells([*prefix, i + (lo + inside)], axis + 1)))
+        if any(a or z for a, z in border[axis + 1 :]):
+            parts.append(
+                scope.loop(inside, lambda i: seq(fill([*prefix, i + lo], axis + 1)))
+            )
+        return seq(*parts)
+
+    return fill([], 0)

@@ -1,0 +1,148 @@
+"""The machine that code is compiled for: a TVM target and the numbers that schedules are made from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import tvm
+
+from alt.errors import AltError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A CPU as the sketches see it.
+
+    Attributes:
+        target: the TVM target, with everything filled in.
+        vector_bytes: width of a vector register.
+        registers: number of vector registers.
+        l1_bytes: data cache of one core, first level.
+        l2_bytes: cache of one core, second level.
+        cores: physical cores that kernels are scheduled for.
+    """
+
+    target: tvm.target.Target
+    vector_bytes: int
+    registers: int
+    l1_bytes: int
+    l2_bytes: int
+    cores: int
+
+    def lanes(self, dtype: str = "float32") -> int:
+        """How many elements of a dtype fit in one vector register."""
+        bits = 8 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit()) or 32)
+        return max(1, self.vector_bytes * 8 // bits)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What an artifact must find again on the machine that loads it."""
+        attrs = self.target.attrs
+        return {
+            "kind": self.target.kind.name,
+            "mcpu": str(attrs.get("mcpu", "generic")),
+            "mtriple": str(attrs.get("mtriple", "")),
+            "vector_bytes": self.vector_bytes,
+        }
+
+
+def _host_cpu() -> str:
+    return str(tvm.get_global_func("target.llvm_get_system_cpu")())
+
+
+@lru_cache(maxsize=1)
+def physical_cores() -> int:
+    """Physical cores this process may run on; SMT siblings count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed is None:
+        return max(1, (os.cpu_count() or 1))
+    seen: set[str] = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            seen.add(siblings.read_text().strip())
+        except OSError:
+            seen.add(str(cpu))
+    return max(1, len(seen))
+
+
+def _cache_bytes(level: int, otherwise: int) -> int:
+    root = Path("/sys/devices/system/cpu/cpu0/cache")
+    for index in sorted(root.glob("index*")) if root.exists() else ():
+        try:
+            if int((index / "level").read_text()) != level:
+                continue
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            text = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        scale = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        return int(text.rstrip("KM")) * scale
+    return otherwise
+
+
+def resolve(target: str | dict[str, object] | tvm.target.Target = "llvm", threads: int | None = None) -> Machine:
+    """Fill in a target from this machine, and work out the numbers that schedules need.
+
+    Args:
+        target: `"llvm"` for this machine; a dictionary such as
+            `{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}` or a TVM target
+            for another one. `num-cores` in it sets the cores.
+        threads: threads that kernels are scheduled for; the physical cores by default.
+
+    Raises:
+        AltError: if the target is not one that ALT can compile for.
+    """
+    try:
+        given = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
+    except Exception as cause:
+        first = str(cause).strip().splitlines()[-1]
+        raise AltError(f"target {target!r} is not a TVM target: {first}") from cause
+    kind = str(given.kind.name)
+    if kind != "llvm":
+        raise AltError(f"target kind {kind!r} is not supported yet; use 'llvm'")
+    options: dict[str, object] = {"kind": "llvm"}
+    for name in ("mcpu", "mtriple", "mattr"):
+        value = given.attrs.get(name)
+        if value:
+            options[name] = [str(v) for v in value] if name == "mattr" else str(value)
+    # TVM fills in this machine's triple where none was given.
+    here = str(tvm.get_global_func("target.llvm_get_system_triple")())
+    native = "mcpu" not in options and options.get("mtriple", here) == here
+    if native:
+        options["mcpu"] = _host_cpu()
+    cores = threads or int(given.attrs.get("num-cores") or 0) or (physical_cores() if native else 4)
+    options["num-cores"] = cores
+    full = tvm.target.Target(options)
+    triple = str(options.get("mtriple") or f"{platform.machine()}-linux")
+    features = _features(full)
+    if triple.startswith(("aarch64", "arm64")):
+        vector, registers = 16, 32
+    elif "avx512f" in features:
+        vector, registers = 64, 32
+    elif "avx" in features:
+        vector, registers = 32, 16
+    else:
+        vector, registers = 16, 16
+    return Machine(
+        target=full,
+        vector_bytes=vector,
+        registers=registers,
+        l1_bytes=_cache_bytes(1, 32 << 10) if native else 32 << 10,
+        l2_bytes=_cache_bytes(2, 1 << 20) if native else 512 << 10,
+        cores=cores,
+    )
+
+
+def _features(target: tvm.target.Target) -> frozenset[str]:
+    """The CPU features LLVM assumes for a target, of those that decide vector width."""
+    has = tvm.get_global_func("target.target_has_feature", allow_missing=True)
+    names = ("avx512f", "avx2", "avx", "sse4.2", "neon")
+    if has is None:
+        return frozenset()
+    return frozenset(n for n in names if has(n, target))

@@ -1,0 +1,14 @@
+"""The exceptions of this package."""
+
+from __future__ import annotations
+
+
+class LayoutError(Exception):
+    """A layout, or a rewrite for one, that was asked for is not possible.
+
+    The message is one line: what was asked, what is wrong with values, what to do.
+    """
+
+
+class Opaque(LayoutError):
+    """A function does something that cannot be read as stages: sorts, scatters, calls, loops."""

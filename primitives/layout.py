@@ -1,0 +1,262 @@
+"""A layout: how the elements of one tensor are stored, as a chain of steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+from primitives.errors import LayoutError
+from primitives.indexing import Index, Valid, both
+from primitives.steps import (
+    Fuse,
+    Pad,
+    Reorder,
+    Shape,
+    Split,
+    Step,
+    from_arguments,
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor of `logical_shape` is stored: the steps, applied one after the other.
+
+    A layout cannot be illegal: making one whose steps do not fit raises `LayoutError`. Layouts
+    with the same steps on the same shape are equal and hash alike. The builders (`split`,
+    `reorder`, `fuse`, `pad`) leave out steps that do nothing and merge neighbouring reorders.
+
+    >>> nchw8c = Layout.identity((1, 32, 7, 7)).split(1, (4, 8)).reorder((0, 1, 3, 4, 2))
+    >>> nchw8c.shape, nchw8c.forward((0, 13, 2, 3))
+    ((1, 4, 7, 7, 8), [0, 1, 2, 3, 5])
+    >>> print(nchw8c)
+    1x32x7x7 split(1,4,8) reorder(0,1,3,4,2)
+    """
+
+    logical_shape: Shape
+    steps: tuple[Step, ...] = ()
+    shape: Shape = field(init=False, compare=False, repr=False)
+    """The stored shape."""
+    _shapes: tuple[Shape, ...] = field(init=False, compare=False, repr=False)
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if any(extent < 1 for extent in self.logical_shape):
+            raise LayoutError(
+                f"layout of a tensor of shape {self.logical_shape}: every extent must be 1 or more"
+            )
+        shapes = [self.logical_shape]
+        for step in self.steps:
+            shapes.append(step.shape(shapes[-1]))
+        self._remember(tuple(shapes))
+
+    def _remember(self, shapes: tuple[Shape, ...]) -> None:
+        object.__setattr__(self, "shape", shapes[-1])
+        object.__setattr__(self, "_shapes", shapes[:-1])
+        object.__setattr__(self, "_hash", hash((self.logical_shape, self.steps)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @staticmethod
+    def identity(shape: Iterable[int]) -> Layout:
+        """The layout that stores a tensor as it is, row by row."""
+        return Layout(tuple(int(extent) for extent in shape))
+
+    def apply(self, step: Step) -> Layout:
+        """This layout followed by one more step."""
+        shape = step.shape(self.shape)
+        if step.is_noop(self.shape):
+            return self
+        if isinstance(step, Reorder) and self.steps and isinstance(self.steps[-1], Reorder):
+            last = self.steps[-1]
+            merged = Reorder(tuple(last.perm[p] for p in step.perm))
+            before = Layout(self.logical_shape, self.steps[:-1])
+            return before if merged.is_noop(before.shape) else before.apply(merged)
+        made = object.__new__(Layout)
+        object.__setattr__(made, "logical_shape", self.logical_shape)
+        object.__setattr__(made, "steps", (*self.steps, step))
+        made._remember((*self._shapes, self.shape, shape))
+        return made
+
+    def split(self, axis: int, factors: Iterable[int]) -> Layout:
+        """Split a stored axis; one factor may be -1, which stands for what the others leave."""
+        given = tuple(factors)
+        if given.count(-1) == 1 and 0 <= axis < len(self.shape):
+            rest = prod(f for f in given if f != -1)
+            extent = self.shape[axis]
+            if rest < 1 or extent % rest:
+                raise LayoutError(
+                    f"split axis {axis} of {self.shape} into {given}: {extent} is not a multiple "
+                    f"of {rest}; "
+                    + (f"pad it by {-extent % rest} first" if rest > 0 else "use factors >= 1")
+                )
+            given = tuple(extent // rest if f == -1 else f for f in given)
+        return self.apply(Split(axis, given))
+
+    def reorder(self, perm: Iterable[int]) -> Layout:
+        """Permute the stored axes: the new axis i is the old axis `perm[i]`."""
+        return self.apply(Reorder(tuple(perm)))
+
+    def fuse(self, axis: int, count: int) -> Layout:
+        """Fuse `count` stored axes from `axis` on."""
+        return self.apply(Fuse(axis, count))
+
+    def pad(self, axis: int, before: int, after: int) -> Layout:
+        """Add cells without an element before and after a stored axis."""
+        return self.apply(Pad(axis, before, after))
+
+    def then(self, other: Layout) -> Layout:
+        """This layout, and its stored tensor stored by another layout."""
+        if other.logical_shape != self.shape:
+            raise LayoutError(
+                f"{self} then {other}: the first stores {self.shape}, the second takes "
+                f"{other.logical_shape}; they must be the same"
+            )
+        result = self
+        for step in other.steps:
+            result = result.apply(step)
+        return result
+
+    def forward(self, indices: Sequence[Index]) -> list[Index]:
+        """Where the element at these logical indices is stored."""
+        result = list(indices)
+        for step, shape in zip(self.steps, self._shapes, strict=True):
+            result = step.forward(result, shape)
+        return result
+
+    def inverse(self, indices: Sequence[Index]) -> tuple[list[Index], Valid]:
+        """Which logical indices a stored cell holds, and whether it holds any.
+
+        Where it does not, the logical indices may lie outside the logical shape.
+        """
+        result, valid = list(indices), True
+        for step, shape in zip(reversed(self.steps), reversed(self._shapes), strict=True):
+            result, inside = step.inverse(result, shape)
+            valid = both(inside, valid)
+        return result, valid
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the tensor is stored as it is."""
+        return not self.steps or all(
+            step.is_noop(shape) for step, shape in zip(self.steps, self._shapes, strict=True)
+        )
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether some stored cells hold no element."""
+        return self.padded_elements > 0
+
+    @cached_property
+    def border(self) -> tuple[tuple[int, int], ...]:
+        """For each logical axis, how far outside it an index may lie and still find fill.
+
+        `forward` of such an index is the index of a cell that holds no element. Without a border
+        it is (0, 0).
+
+        >>> blocked((1, 8, 5, 5), 1, 8, border=((2, 1, 0), (3, 2, 1))).border
+        ((0, 0), (0, 0), (1, 0), (2, 1))
+        """
+        border = [(0, 0)] * len(self.logical_shape)
+        whole: list[int | None] = list(
+            range(len(border))
+        )  # the logical axis a stored axis still is
+        for step in self.steps:
+            match step:
+                case Pad(axis, before, after):
+                    logical = whole[axis]
+                    if logical is not None:
+                        lower, upper = border[logical]
+                        border[logical] = lower + before, upper + after
+                case Reorder(perm):
+                    whole = [whole[p] for p in perm]
+                case Split(axis, factors):
+                    whole[axis : axis + 1] = [None] * len(factors)
+                case Fuse(axis, count):
+                    whole[axis : axis + count] = [None]
+                case _:
+                    return ((0, 0),) * len(border)
+        return tuple(border)
+
+    @property
+    def elements(self) -> int:
+        """Number of stored cells."""
+        return prod(self.shape)
+
+    @property
+    def padded_elements(self) -> int:
+        """Number of stored cells that hold no element."""
+        return prod(self.shape) - prod(self.logical_shape)
+
+    @property
+    def expansion(self) -> float:
+        """Stored cells per logical element: 1.0 without padding."""
+        return prod(self.shape) / prod(self.logical_shape)
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.logical_shape)) or "scalar"
+        steps = (f"{s.name}({','.join(map(str, s.arguments))})" for s in self.steps)
+        return " ".join([shape, *steps])
+
+    @staticmethod
+    def parse(text: str) -> Layout:
+        """The layout that prints as this text.
+
+        >>> Layout.parse("4x6 pad(1,0,2) split(1,2,4)").shape
+        (4, 2, 4)
+        """
+        shape, _, rest = text.strip().partition(" ")
+        if not re.fullmatch(r"scalar|\d+(x\d+)*", shape) or not re.fullmatch(
+            r"(\s*[a-z_]+\([\d,\s-]*\))*\s*", rest
+        ):
+            raise LayoutError(
+                f"layout text {text!r}: cannot be read; "
+                "write it like '1x64x7x7 split(1,4,16) pad(2,1,1)'"
+            )
+        extents = () if shape == "scalar" else tuple(map(int, shape.split("x")))
+        steps: list[Step] = []
+        for name, inside in re.findall(r"([a-z_]+)\(([^)]*)\)", rest):
+            try:
+                arguments = tuple(int(a) for a in inside.split(",")) if inside.strip() else ()
+            except ValueError as cause:
+                raise LayoutError(
+                    f"layout text {text!r}: {name}({inside}) needs whole numbers between commas"
+                ) from cause
+            steps.append(from_arguments(name, arguments))
+        return Layout(extents, tuple(steps))
+
+
+def blocked(
+    shape: Sequence[int], axis: int, block: int, border: Iterable[tuple[int, int, int]] = ()
+) -> Layout:
+    """One axis cut into blocks that are stored innermost: NCHW becomes N C/b H W b.
+
+    The axis is padded up to a multiple of the block where it is not one.
+
+    Args:
+        shape: the logical shape.
+        axis: the axis to block, for instance 1 for the channels of NCHW.
+        block: how many of its elements are stored next to each other; 1 leaves it alone.
+        border: for some of the axes (axis, cells before, cells after).
+
+    >>> print(blocked((1, 24, 7, 7), 1, 16, border=((2, 1, 1), (3, 1, 1))))
+    1x24x7x7 pad(1,0,8) pad(2,1,1) pad(3,1,1) split(1,2,16) reorder(0,1,3,4,2)
+    """
+    layout = Layout.identity(shape)
+    if block < 1:
+        raise LayoutError(
+            f"block axis {axis} of {tuple(shape)} by {block}: use a block of 1 or more"
+        )
+    if block > 1 and 0 <= axis < len(shape):
+        layout = layout.pad(axis, 0, -shape[axis] % block)
+    for padded, before, after in border:
+        layout = layout.pad(padded, before, after)
+    if block == 1:
+        return layout
+    layout = layout.split(axis, (-1, block))
+    rank = len(shape)
+    return layout.reorder((*range(axis + 1), *range(axis + 2, rank + 1), axis + 1))

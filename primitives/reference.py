@@ -1,0 +1,94 @@
+"""What a layout means, in NumPy: `pack` and `unpack`, for weights, tests and conversions."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from primitives.errors import LayoutError
+from primitives.layout import Layout
+from primitives.steps import Fuse, Pad, Reorder, Shape, Split, Step
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def pack(array: Array, layout: Layout, fill: float = 0) -> Array:
+    """The stored form of an array: contiguous, of shape `layout.shape`; perhaps the array itself.
+
+    Args:
+        array: an array of the layout's logical shape, of any strides.
+        layout: how to store it.
+        fill: what cells that hold no element are set to.
+
+    Raises:
+        LayoutError: if the shapes differ.
+
+    >>> pack(np.arange(5), Layout.identity((5,)).pad(0, 0, 1).split(0, (3, 2)), fill=9).tolist()
+    [[0, 1], [2, 3], [4, 9]]
+    """
+    if array.shape != layout.logical_shape:
+        raise LayoutError(
+            f"pack an array of shape {array.shape} by {layout}: the layout stores "
+            f"{layout.logical_shape}; reshape the array or make a layout for its shape"
+        )
+    shape = layout.logical_shape
+    for step in layout.steps:
+        array = _pack_step(array, step, step.shape(shape), fill)
+        shape = array.shape
+    return np.asarray(array, order="C")
+
+
+def unpack(stored: Array, layout: Layout) -> Array:
+    """The array whose stored form this is: contiguous; perhaps the stored array itself.
+
+    >>> layout = Layout.parse("5 pad(0,0,1) split(0,3,2)")
+    >>> unpack(np.array([[0, 1], [2, 3], [4, 9]]), layout).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    if stored.shape != layout.shape:
+        raise LayoutError(
+            f"unpack an array of shape {stored.shape} by {layout}: it stores as {layout.shape}; "
+            "pass the stored array"
+        )
+    shapes = [layout.logical_shape]
+    for step in layout.steps:
+        shapes.append(step.shape(shapes[-1]))
+    for step, shape in zip(reversed(layout.steps), reversed(shapes[:-1]), strict=True):
+        stored = _unpack_step(stored, step, shape)
+    return np.asarray(stored, order="C")
+
+
+def _pack_step(array: Any, step: Step, shape: Shape, fill: float) -> Array:
+    match step:
+        case Reorder(perm):
+            return array.transpose(perm)
+        case Pad(axis, before, _):
+            padded = np.empty(shape, array.dtype)
+            inside = [slice(None)] * array.ndim
+            extent = array.shape[axis]
+            for part in (slice(0, before), slice(before + extent, None)):
+                inside[axis] = part
+                padded[tuple(inside)] = fill
+            inside[axis] = slice(before, before + extent)
+            padded[tuple(inside)] = array
+            return padded
+        case Split() | Fuse():
+            return array.reshape(shape)
+        case _:
+            raise LayoutError(f"pack by step {step}: NumPy has no definition of it; add one here")
+
+
+def _unpack_step(stored: Any, step: Step, shape: Shape) -> Array:
+    match step:
+        case Reorder(perm):
+            return stored.transpose(np.argsort(perm))
+        case Pad(axis, before, _):
+            inside = [slice(None)] * stored.ndim
+            inside[axis] = slice(before, before + shape[axis])
+            return stored[tuple(inside)]
+        case Split() | Fuse():
+            return stored.reshape(shape)
+        case _:
+            raise LayoutError(f"unpack by step {step}: NumPy has no definition of it; add one here")
