@@ -76,7 +76,7 @@ def constant(text: str) -> tuple[str, np.ndarray | ArrayFile]:
     return name, array
 
 
-def input(text: str) -> tuple[str, ArrayFile | None]:
+def input_file(text: str) -> tuple[str, ArrayFile | None]:
     """`x=x.npy` or `x=random` as a name and a file, or None for random numbers."""
     name, value = _named(text, "NAME=FILE.npy or NAME=random")
     return name, None if value == "random" else ArrayFile(Path(value))

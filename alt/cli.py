@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("run", verbs.run_model, "run a model once and describe what comes out")
     add.add_argument(
         "--input",
-        type=arguments.input,
+        type=arguments.input_file,
         action="append",
         default=[],
         metavar="NAME=FILE.npy",

@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -121,7 +121,11 @@ def bind(
     for name, value in constants.items():
         kind = graph.types.pop(name)
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type))
-        graph.constants[name] = np.asarray(value, dtype)
+        try:
+            graph.constants[name] = np.asarray(value, dtype)
+        except (TypeError, ValueError) as error:
+            raise AltError(f"bind input {name} to {value!r}: it should be {dtype}") from error
+        _check_shape(name, graph.constants[name].shape, kind)
         graph.inputs.remove(name)
     for name in graph.inputs:
         kind = graph.types[name]
@@ -192,20 +196,31 @@ def _import(graph: Graph, refused: list[Refusal]) -> Imported:
             for op, dom, nodes, why in _grouped(refused)
         )
         raise AltError(f"the model uses what cannot be compiled: {listed}")
+    for public, value in graph.outputs:
+        shape = graph.shape(value)
+        if shape is not None and 0 in shape:
+            raise AltError(f"output {public} has no elements: its shape is {shape}; bind others")
     weights = {n: v for n, v in graph.constants.items() if _is_weight(n, v, graph)}
     small = Graph(
         graph.opset,
         nodes=graph.nodes,
         constants={n: v for n, v in graph.constants.items() if n not in weights},
-        types={**graph.types, **{n: graph.type_of(n) for n in weights}},
+        types={**graph.types, **{n: tensor_type(v.dtype, v.shape) for n, v in weights.items()}},
         inputs=[*graph.inputs, *weights],
         outputs=[(value, value) for _, value in graph.outputs],
     )
     shapes = {name: list(small.shape(name) or ()) for name in small.inputs}
-    importer = _Importer(shapes, None, sanitize=False)
+    importer = _Importer(shapes, {}, sanitize=False)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = importer.from_onnx(to_proto(small).graph, graph.opset)
+        body: Any = to_proto(small).graph  # annotated as a model in TVM, and used as a graph
+        try:
+            module = importer.from_onnx(body, graph.opset)
+        except AltError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise AltError(f"TVM cannot import the model: {reason}") from error
     _compare_types(importer, small)
     main = module["main"].with_attr("num_input", len(graph.inputs))
     module.update_func(module.get_global_var("main"), main)
@@ -236,9 +251,9 @@ def _is_weight(name: str, value: np.ndarray, graph: Graph) -> bool:
     return (value.dtype.kind == "f" and value.size > 1) or value.nbytes > 1 << 16
 
 
-def _value(name: str, kind: relax.TensorType) -> Value:
+def _value(name: str, kind: Any) -> Value:
     try:
         shape = tuple(int(extent) for extent in kind.shape)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise AltError(f"{name} has a shape that depends on data: {kind}") from error
     return Value(name, shape, str(kind.dtype))

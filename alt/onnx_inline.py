@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import NodeProto, helper, numpy_helper
@@ -103,7 +103,7 @@ def schema_function(node: NodeProto, graph: Graph, opset: int) -> list[Step] | N
     """The body that the operator's own schema gives, if it has one."""
     version = opset if node.domain in ("", "ai.onnx") else graph.domains.get(node.domain, 1)
     try:
-        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
     except onnx.defs.SchemaError:
         return None
     raw = None

@@ -249,7 +249,7 @@ def _top_k(node: NodeProto, opset: int, graph: Graph) -> None:
 
 def _upsample(node: NodeProto, opset: int, graph: Graph) -> Nodes:
     attributes = _attributes(node)
-    mode = {b"bilinear": "linear", b"linear": "linear"}.get(attributes.get("mode"), "nearest")
+    mode = {b"bilinear": "linear", b"linear": "linear"}.get(attributes.get("mode", b""), "nearest")
     scales = attributes.get("scales")
     if "height_scale" in attributes:
         scales = [1, 1, attributes["height_scale"], attributes["width_scale"]]

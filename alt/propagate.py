@@ -15,9 +15,9 @@ import numpy as np
 from alt import operators as ops
 from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel
-from alt.sketches.conv import is_depthwise, required_border
+from alt.sketches.conv import is_depthwise, required_border, wants_blocks
 from alt.sketches.pool import pool_border
-from alt.storage import Border, block_of, border_of, channels_blocked
+from alt.storage import Border, block_of, channels_blocked
 from alt.target import Machine
 from primitives import Layout
 
@@ -44,18 +44,6 @@ def plan_layouts(graph: Graph, kernels: list[Kernel], machine: Machine) -> Plan:
     return _Planner(graph, kernels, machine).plan()
 
 
-def wants_blocks(node: Node, lanes: int) -> bool:
-    """Whether a convolution runs on channel blocks.
-
-    Grouped ones do only if a vector of output channels never straddles two groups.
-    """
-    groups = node.attrs["groups"]
-    if groups == 1 or is_depthwise(node):
-        return True
-    outputs, channels = node.output.shape[1] // groups, node.inputs[0].shape[1] // groups
-    return outputs % lanes == 0 and channels % lanes == 0
-
-
 class _Planner:
     def __init__(self, graph: Graph, kernels: list[Kernel], machine: Machine) -> None:
         self.graph = graph
@@ -70,7 +58,6 @@ class _Planner:
         for kernel in self.kernels:
             if self._output_blocked(kernel):
                 self.blocked.add(kernel.output)
-        self._without_lonely_blocks()
         kernels: list[Kernel] = []
         copies: dict[Value, Value] = {}
         planned: list[Kernel] = []
@@ -117,9 +104,6 @@ class _Planner:
         if anchor is None and all(n.op == "map" for n in kernel.nodes):
             return any(v in self.blocked and v.shape == output.shape for v in kernel.inputs)
         return False
-
-    def _without_lonely_blocks(self) -> None:
-        """Nothing is blocked that neither a convolution writes nor a blocked kernel reads."""
 
     def _with_stored_input(
         self, kernel: Kernel, copies: dict[Value, Value], kernels: list[Kernel]
@@ -193,6 +177,3 @@ def _reading(kernel: Kernel, anchor: Node, value: Value) -> Kernel:
     still = any(before in n.inputs for n in nodes)
     inputs = [v for v in kernel.inputs if v is not before or still]
     return Kernel(swapped, nodes, (value, *inputs), kernel.output)
-
-
-__all__ = ["Plan", "block_of", "border_of", "plan_layouts", "wants_blocks"]

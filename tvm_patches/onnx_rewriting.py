@@ -49,7 +49,7 @@ class Rewrite:
         self.node, self.view = node, view
         self.nodes: list[NodeProto] = []
 
-    def __call__(self, op: str, *inputs: str, out: str = "", **values: object) -> str:
+    def __call__(self, op: str, *inputs: str, out: str = "", **values: Any) -> str:
         """Add a node with one output; returns the output's name."""
         out = out or self.view.fresh(f"{self.node.output[0]}/{op}")
         self.nodes.append(helper.make_node(op, inputs, [out], self.node.name, **values))

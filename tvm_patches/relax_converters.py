@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
-from tvm import ir, relax
+from tvm import relax
 
 Converter = Callable[[relax.BlockBuilder, Sequence[Any], dict[str, Any]], Any]
 
@@ -32,10 +32,10 @@ def pad(bb: relax.BlockBuilder, inputs: Sequence[Any], attributes: dict[str, Any
     """`nn.pad`; the importer calls TOPI. Pads are constant and not negative by now."""
     mode = attributes.get("mode", b"constant").decode()
     pads = inputs[1].value.numpy().tolist()
-    fill = ([*inputs, None])[2]
+    fill: Any = ([*inputs, None])[2]
     value = 0.0
     if fill is not None:
-        if not isinstance(fill, ir.GenericConst):
+        if not hasattr(fill, "value"):
             raise ValueError("the padding value is not constant")
         value = float(fill.value.numpy().item())
     names = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from alt.sketches.conv import convolution, depthwise, is_depthwise
+from alt.sketches.conv import convolution, depthwise, is_depthwise, wants_blocks
+from alt.sketches.direct import direct_convolution
 from alt.sketches.generic import concat, elementwise
 from alt.sketches.matmul import matmul
 from alt.sketches.pool import pooling
@@ -35,4 +36,6 @@ def sketch_for(scope: Scope) -> Sketch:
         return elementwise
     if anchor.op == "conv" and is_depthwise(anchor):
         return depthwise
+    if anchor.op in ("conv", "conv_transpose") and not wants_blocks(anchor, scope.machine.lanes()):
+        return direct_convolution
     return SKETCHES[anchor.op]

@@ -178,7 +178,7 @@ def convolution(scope: Scope) -> Stmt:
     return seq(*statements)
 
 
-def _geometry(node: Node) -> tuple[int, int, int]:
+def geometry(node: Node) -> tuple[int, int, int]:
     """Groups, input channels a group, output channels a group."""
     groups = node.attrs["groups"]
     return groups, node.inputs[0].shape[1] // groups, node.output.shape[1] // groups
@@ -188,31 +188,35 @@ def _packed_weights(
     scope: Scope, node: Node, phase: Phase, lanes: int, vectors: int, block: int
 ) -> Any:
     """Weights of one phase as [G][O tile][I block][taps][I in block][O in tile]."""
-    groups, channels, outputs = _geometry(node)
-    weight = node.inputs[1]
-    kernel = weight.shape[2:]
-    transposed = node.op == "conv_transpose"
-    taps = prod(phase.taps)
+    groups, channels, outputs = geometry(node)
     tile = lanes * vectors
-
-    def prepare(w: np.ndarray) -> np.ndarray:
-        w = w.reshape(groups, channels, outputs, *kernel) if transposed else w.reshape(
-            groups, outputs, channels, *kernel
-        )
-        if transposed:
-            w = w.swapaxes(1, 2)
-        for axis, (first, step, count) in enumerate(
-            zip(phase.kernel_first, phase.kernel_step, phase.taps, strict=True)
-        ):
-            w = w.take([first + step * t for t in range(count)], axis=3 + axis)
-        return np.ascontiguousarray(w).reshape(groups, outputs, channels, taps)
-
+    taps = prod(phase.taps)
     layout = Layout.identity((groups, outputs, channels, taps))
     layout = layout.pad(1, 0, -outputs % tile).pad(2, 0, -channels % block)
     layout = layout.split(1, (-1, tile)).split(3, (-1, block)).reorder((0, 1, 3, 5, 4, 2))
-    plain = node.op == "conv" and groups == 1
-    name = "" if plain and False else f"conv{groups},{phase.kernel_first},{phase.kernel_step},{phase.taps},{transposed}"
-    return scope.buffer(weight, layout, (name, prepare)), layout
+    name = f"{node.op}{groups},{phase.kernel_first},{phase.kernel_step},{phase.taps}"
+    prepare = (name, lambda w: taps_of_phase(node, phase, w))
+    return scope.buffer(node.inputs[1], layout, prepare), layout
+
+
+def taps_of_phase(node: Node, phase: Phase, weight: np.ndarray) -> np.ndarray:
+    """The weights that one phase uses.
+
+    Shape:
+        (groups, outputs a group, channels a group, taps).
+    """
+    groups, channels, outputs = geometry(node)
+    kernel = weight.shape[2:]
+    if node.op == "conv_transpose":
+        w = weight.reshape(groups, channels, outputs, *kernel).swapaxes(1, 2)
+    else:
+        w = weight.reshape(groups, outputs, channels, *kernel)
+    for axis, (first, step, count) in enumerate(
+        zip(phase.kernel_first, phase.kernel_step, phase.taps, strict=True)
+    ):
+        if (first, step, count) != (0, 1, kernel[axis]):
+            w = w.take([first + step * t for t in range(count)], axis=3 + axis)
+    return np.ascontiguousarray(w).reshape(groups, outputs, channels, prod(phase.taps))
 
 
 def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
@@ -220,7 +224,7 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
     lanes = machine.lanes()
     x = node.inputs[0]
     batch = x.shape[0]
-    groups, channels, outputs = _geometry(node)
+    groups, channels, outputs = geometry(node)
     block = block_of(scope.layout(x))
     *outer, width = phase.count
     height = outer.pop() if outer else 1
@@ -231,7 +235,9 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
     )
     vectors = tile.vectors
     wide = lanes * vectors
-    weights, weight_layout = _packed_weights(scope, node, phase, lanes, vectors, block)
+    some = prod(phase.taps) > 0  # a transposed convolution may have outputs that nothing reaches
+    if some:
+        weights, weight_layout = _packed_weights(scope, node, phase, lanes, vectors, block)
     spatial = len(phase.count)
     row_tiles = -(-height // tile.rows)
     acc = scope.local(tile.rows * tile.columns * wide)
@@ -301,7 +307,7 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
         full, rest = divmod(channels, block)
         zero = each(lambda *p: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [cell(*p)]))
         parts = [zero]
-        if prod(phase.taps):
+        if some:
             if full:
                 parts.append(scope.loop(full, lambda b: taps_then(b, block), name="ib"))
             if rest:
@@ -379,8 +385,19 @@ def _border_of_tile(
 
 def is_depthwise(node: Node) -> bool:
     """Whether every channel is convolved by itself."""
-    groups, channels, outputs = _geometry(node)
+    groups, channels, outputs = geometry(node)
     return node.op == "conv" and groups > 1 and channels == 1 and outputs == 1
+
+
+def wants_blocks(node: Node, lanes: int) -> bool:
+    """Whether a convolution runs on channel blocks.
+
+    Grouped ones do only if a vector of output channels never straddles two groups.
+    """
+    groups, channels, outputs = geometry(node)
+    if groups == 1 or is_depthwise(node):
+        return True
+    return outputs % lanes == 0 and channels % lanes == 0
 
 
 def depthwise(scope: Scope) -> Stmt:

@@ -114,7 +114,8 @@ def write_region(
         start: first logical index of the box along each axis.
         extents: size of the box.
         element: the value at logical indices.
-        border: also fill the border that the output's layout has around the spatial axes.
+        border: also fill the border around the spatial axes of a row-major output; that of a
+            blocked one is filled with each block. A box of it begins and ends at block boundaries.
     """
     block = block_of(scope.output_layout)
     if block == 1:
@@ -123,11 +124,7 @@ def write_region(
             return rows
         planes = scope.output_layout.shape[:2]
         return seq(scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c))), rows)
-    if start[1] % block == 0 and (
-        extents[1] % block == 0 or start[1] + extents[1] == scope.kernel.output.shape[1]
-    ):
-        return _write_blocks(scope, start, extents, element, block, border)
-    return _write_unaligned(scope, start, extents, element, border)
+    return _write_blocks(scope, start, extents, element, block)
 
 
 def _point(scope: Scope, indices: Sequence[Expr], element: Element) -> Stmt:
@@ -198,7 +195,6 @@ def _write_blocks(
     extents: Sequence[int],
     element: Element,
     block: int,
-    border: bool,
 ) -> Stmt:
     """Blocked output: whole blocks of channels, one vector each."""
     batch, channels, *spatial = extents
@@ -220,8 +216,6 @@ def _write_blocks(
             return scope.loop(block, lane, VECTORIZED)
 
         body = scope.loop(width, at) if spatial else at()
-        if not border:
-            return body
         fill = fill_border(scope, scope.analyzer.simplify(n + start[0]), b + first)
         if fill is None:
             return body
@@ -230,27 +224,6 @@ def _write_blocks(
 
     every = [batch, blocks, *rows]
     return scope.parallel(every, row) if _kind(extents) else scope.nest(every, row)
-
-
-def _write_unaligned(
-    scope: Scope, start: Sequence[int], extents: Sequence[int], element: Element, border: bool
-) -> Stmt:
-    """Blocked output, but the box begins or ends inside a block: element by element."""
-    fill = None
-    if border and any(lo or hi for lo, hi in border_of(scope.output_layout)):
-        blocks = scope.output_layout.shape[1]
-        fill = scope.nest([extents[0], blocks], lambda n, b: fill_border(scope, n, b))
-
-    def at(*position: Expr) -> Stmt:
-        indices = [scope.analyzer.simplify(i + s) for i, s in zip(position, start, strict=True)]
-        return _point(scope, indices, element)
-
-    if _kind(extents):
-        outer = list(extents[:-1])
-        body = scope.parallel(outer, lambda *o: scope.loop(extents[-1], lambda i: at(*o, i)))
-    else:
-        body = scope.nest(list(extents), at)
-    return seq(fill, body)
 
 
 def fill_border(scope: Scope, n: Expr, b: Expr) -> Stmt | None:

@@ -253,10 +253,10 @@ def test_files_that_are_not_models(tmp_path):
 
 def test_invalid_models_are_one_clear_line():
     nodes = [helper.make_node("Add", ["x", "ghost"], ["y"], name="sum")]
-    with pytest.raises(AltError, match="sum .Add. reads ghost, which nothing makes"):
+    with pytest.raises(AltError, match=r"sum .Add. reads ghost, which nothing makes"):
         import_model(_model(nodes, {"x": (1, [2])}, {"y": (1, [2])}))
     nodes = [helper.make_node("MatMul", ["x", "x"], ["y"], name="product")]
-    with pytest.raises(AltError, match="node product .MatMul.*[Ii]ncompatible"):
+    with pytest.raises(AltError, match=r"node product .MatMul.*[Ii]ncompatible"):
         import_model(_model(nodes, {"x": (1, [2, 3])}, {"y": (1, None)}))
 
 

@@ -30,8 +30,8 @@ _CONSTANT = {
 
 #: Operators of inference on float32 that we know we cannot compile. Shorten it.
 _REFUSED = {
-    "Bernoulli", "BitCast", "Col2Im", "Compress", "CumProd", "DFT", "DeformConv", "Det", "GRU", "If", "LSTM",
-    "LinearAttention", "Loop", "NonMaxSuppression", "NonZero", "OptionalGetElement",
+    "Bernoulli", "BitCast", "Col2Im", "Compress", "CumProd", "DFT", "DeformConv", "Det", "GRU",
+    "If", "LSTM", "LinearAttention", "Loop", "NonMaxSuppression", "NonZero", "OptionalGetElement",
     "OptionalHasElement", "RNN", "ReverseSequence", "STFT", "Scan", "TensorScatter",
     "TfIdfVectorizer", "Unique",
 }  # fmt: skip
