@@ -14,18 +14,21 @@ from tvm import ir, tirx
 from alt.errors import AltError
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
+from alt.memory import ALIGNMENT, aligned_empty
 from alt.propagate import Plan
 from alt.sketches import sketch_for
-from alt.sketches.scope import Argument, Scope, seq
+from alt.sketches.scope import Argument, Scope, i32, seq
 from alt.target import Machine
 from primitives import Layout
 from primitives.reference import pack
 
-ALIGNMENT = 64
 SLACK_BYTES = 256
 """Vectors may read, never use, this far behind the last element of a tensor."""
 
 MAX_ELEMENTS = 2**31 - 1
+
+_MONOTONIC, _MONOTONIC_DARWIN = 1, 6
+"""`CLOCK_MONOTONIC` of the C library."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,13 @@ class Step:
         kernel: what it computes.
         function: the name of the function called; equal kernels share one.
         arguments: the tensors passed, the output first.
+        notes: what its sketch decided.
     """
 
     kernel: Kernel
     function: str
     arguments: tuple[Argument, ...]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,8 +83,8 @@ def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
     for number, value in enumerate(graph.inputs):
         places[value] = (f"in{number}", 0)
     symbols = {name: ir.GlobalVar(name) for name in functions}
-    main = _main(graph, outputs, steps, symbols, places, constants, weights.size, arena)
-    module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **main})
+    entries = _entries(graph, outputs, steps, symbols, places, constants, weights.size, arena, machine)
+    module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
     library = tvm.compile(module, machine.target, tir_pipeline="tirx")
     return Program(library, steps, weights, arena, plan, places, module)
 
@@ -113,7 +118,7 @@ def _functions(
     graph: Graph, plan: Plan, machine: Machine
 ) -> tuple[dict[str, Any], list[Step]]:
     functions: dict[str, Any] = {}
-    made: dict[str, tuple[str, Kernel, tuple[Argument, ...]]] = {}
+    made: dict[str, Step] = {}
     steps: list[Step] = []
     for kernel in plan.kernels:
         for value in (*kernel.inputs, kernel.output):
@@ -128,9 +133,10 @@ def _functions(
             body = sketch_for(scope)(scope)
             name = f"k{len(made)}_{_identifier(kernel.name)}"
             functions[name] = scope.finish(body)
-            made[key] = (name, kernel, tuple(scope.arguments))
-        name, first, arguments = made[key]
-        steps.append(Step(kernel, name, _rebound(arguments, first, kernel)))
+            made[key] = Step(kernel, name, tuple(scope.arguments), scope.notes)
+        first = made[key]
+        arguments = _rebound(first.arguments, first.kernel, kernel)
+        steps.append(Step(kernel, first.function, arguments, first.notes))
     return functions, steps
 
 
@@ -199,13 +205,6 @@ def _constant_key(argument: Argument) -> tuple[Value, str, str]:
     return argument.value, str(argument.layout), prepared
 
 
-def aligned_empty(size: int) -> np.ndarray:
-    """Bytes whose address is a multiple of the alignment TVM asks for."""
-    raw = np.empty(size + ALIGNMENT, "uint8")
-    skip = -raw.ctypes.data % ALIGNMENT
-    return raw[skip : skip + size]
-
-
 def _plan_memory(
     graph: Graph, plan: Plan, steps: Sequence[Step], outputs: Sequence[Value]
 ) -> tuple[int, dict[Value, tuple[str, int]]]:
@@ -242,10 +241,10 @@ def _first_fit(taken: Sequence[tuple[int, int]], size: int) -> int:
     return offset
 
 
-# --- the entry point ----------------------------------------------------------------------------
+# --- the entry points ---------------------------------------------------------------------------
 
 
-def _main(
+def _entries(
     graph: Graph,
     outputs: Sequence[Value],
     steps: Sequence[Step],
@@ -254,7 +253,9 @@ def _main(
     constants: Mapping[tuple[Value, str, str], int],
     weight_bytes: int,
     arena_bytes: int,
+    machine: Machine,
 ) -> dict[ir.GlobalVar, Any]:
+    """`main` calls every kernel; `profile` reads the clock in between."""
     buffers: dict[str, Any] = {}
     for prefix, values in (("in", graph.inputs), ("out", outputs)):
         for number, value in enumerate(values):
@@ -281,5 +282,20 @@ def _main(
         )
         for step in steps
     ]
-    main = tirx.PrimFunc(list(buffers.values()), seq(*calls))
-    return {ir.GlobalVar("main"): main.with_attr("global_symbol", "main")}
+    stamps = tirx.decl_buffer((2 * len(steps) + 2,), "int64", "stamps")
+    clock = i32(_MONOTONIC_DARWIN if "darwin" in str(machine.description["mtriple"]) else _MONOTONIC)
+
+    def stamp(number: int) -> Any:
+        """Store seconds and nanoseconds, as the C library's clock gives them."""
+        to = tirx.address_of(tirx.BufferLoad(stamps, [i32(2 * number)]))
+        return tirx.Evaluate(tirx.call_extern("int32", "clock_gettime", clock, to))
+
+    timed = [stamp(0)]
+    for number, call in enumerate(calls, 1):
+        timed += [call, stamp(number)]
+    arguments = list(buffers.values())
+    bodies = {"main": (arguments, calls), "profile": ([*arguments, stamps], timed)}
+    return {
+        ir.GlobalVar(name): tirx.PrimFunc(taken, seq(*body)).with_attr("global_symbol", name)
+        for name, (taken, body) in bodies.items()
+    }

@@ -11,12 +11,15 @@ import onnx
 
 from alt.build import build
 from alt.canonical import canonicalize
+from alt.describe import describe_kernels
+from alt.errors import AltError
 from alt.frontend import import_model
 from alt.kernels import fuse
 from alt.module import Module, Signature
 from alt.propagate import plan_layouts
 from alt.relax_graph import to_graph
 from alt.target import resolve
+from alt.verify import verify as compare
 
 Model = str | Path | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -63,13 +66,18 @@ def compile(  # noqa: A001 - the verb users know
     plan = plan_layouts(graph, kernels, machine)
     tell("build")
     program = build(graph, plan, machine)
-    module = Module(
-        program.library,
-        program.weights,
-        program.arena_bytes,
-        [Signature(v.name, v.shape, v.dtype) for v in imported.inputs],
-        [Signature(v.name, v.shape, v.dtype) for v in imported.outputs],
-        machine.cores,
-        {"machine": machine, "program": program},
-    )
+    header = {
+        "target": machine.description,
+        "threads": threads,
+        "arena_bytes": program.arena_bytes,
+        "inputs": [Signature(*value).to_dict() for value in imported.inputs],
+        "outputs": [Signature(*value).to_dict() for value in imported.outputs],
+        "kernels": describe_kernels(graph, program),
+    }
+    module = Module(program.library, program.weights, header, machine.cores)
+    if verify:
+        tell("verify")
+        found = compare(model, module, shapes=shapes, constants=constants)
+        if not found.ok:
+            raise AltError(f"{found}; please report this model")
     return module

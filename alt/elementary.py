@@ -25,9 +25,12 @@ class Emitter:
         """Name an expression; the returned variable can be used any number of times."""
         if isinstance(value, tirx.IntImm | tirx.FloatImm) or not hasattr(value, "ty"):
             return value
-        variable = tirx.Var("t", str(value.dtype if hasattr(value, "dtype") else value.ty.dtype))
-        self.statements.append(tirx.Bind(variable, value))
-        return variable
+        dtype = dtype_of(value)
+        # TVM 0.27 cannot vectorise a variable that holds a truth value.
+        kept = tirx.Cast("int8", value) if dtype == "bool" else value
+        variable = tirx.Var("t", dtype_of(kept))
+        self.statements.append(tirx.Bind(variable, kept))
+        return tirx.NE(variable, tirx.const(0, "int8")) if dtype == "bool" else variable
 
 
 class Inline(Emitter):
@@ -43,9 +46,24 @@ def f32(value: float) -> Expr:
     return tirx.FloatImm("float32", value)
 
 
+def lowest(dtype: str) -> Expr:
+    """The literal that no other is less than: what a maximum starts from."""
+    return tirx.const(float("-inf"), dtype) if "float" in dtype else tirx.min_value(dtype)
+
+
+def highest(dtype: str) -> Expr:
+    """The literal that no other is greater than: what a minimum starts from."""
+    return tirx.const(float("inf"), dtype) if "float" in dtype else tirx.max_value(dtype)
+
+
 def dtype_of(value: Expr) -> str:
     """The dtype of an expression, as a string."""
     return str(value.ty.dtype)
+
+
+def between(low: Expr, x: Expr, high: Expr) -> Expr:
+    """x limited to [low, high]; NaN stays NaN, which is why x stands on the right."""
+    return tirx.min(high, tirx.max(low, x))
 
 
 def horner(x: Expr, coefficients: list[float]) -> Expr:
@@ -57,20 +75,23 @@ def horner(x: Expr, coefficients: list[float]) -> Expr:
 
 
 def exp(emit: Emitter, x: Expr) -> Expr:
-    """e**x for float32: 2**n by exponent bits times a polynomial on [-ln2/2, ln2/2]."""
+    """e**x for float32: 2**n by exponent bits times a polynomial on [-ln2/2, ln2/2].
+
+    Results below the smallest normal number are 0.
+    """
     if dtype_of(x) != "float32":
         return tirx.exp(x)
     x = emit.bind(x)
-    clamped = emit.bind(tirx.min(tirx.max(x, f32(-87.33654)), f32(88.37626)))
+    clamped = emit.bind(between(f32(-87.33654), x, f32(88.72284)))
     n = emit.bind(tirx.floor(clamped * f32(1.44269504) + f32(0.5)))
     r = emit.bind(clamped - n * f32(0.693359375) - n * f32(-2.12194440e-4))
     p = horner(
         r, [1.9875691e-4, 1.3981999e-3, 8.3334519e-3, 4.1665796e-2, 1.6666665e-1, 5.0000001e-1]
     )
-    fraction = emit.bind(p * r * r + r + f32(1.0))
-    bits = (tirx.Cast("int32", n) + 127) << 23
-    result = fraction * tirx.reinterpret("float32", bits)
-    result = tirx.Select(x < f32(-87.33654), f32(0.0), result)
+    fraction = p * r * r + r + f32(1.0)
+    # Added to its exponent, because 2**n alone overflows where the product does not yet.
+    bits = tirx.reinterpret("int32", fraction) + (tirx.Cast("int32", n) << 23)
+    result = tirx.Select(x < f32(-87.33654), f32(0.0), tirx.reinterpret("float32", bits))
     return tirx.Select(x > f32(88.72284), f32(float("inf")), result)
 
 
@@ -79,9 +100,11 @@ def log(emit: Emitter, x: Expr) -> Expr:
     if dtype_of(x) != "float32":
         return tirx.log(x)
     x = emit.bind(x)
-    normal = emit.bind(tirx.max(x, f32(1.17549435e-38)))
+    denormal = x < f32(1.17549435e-38)
+    normal = tirx.Select(denormal, x * f32(2.0**23), x)
     bits = emit.bind(tirx.reinterpret("int32", normal))
-    exponent = emit.bind(tirx.Cast("float32", (bits >> 23) - 126))
+    shift = tirx.Select(denormal, tirx.IntImm("int32", 126 + 23), tirx.IntImm("int32", 126))
+    exponent = emit.bind(tirx.Cast("float32", (bits >> 23) - shift))
     mantissa = emit.bind(
         tirx.reinterpret("float32", (bits & 0x007FFFFF) | 0x3F000000)
     )
@@ -114,7 +137,7 @@ def tanh(emit: Emitter, x: Expr) -> Expr:
     """tanh x for float32 as a ratio of polynomials."""
     if dtype_of(x) != "float32":
         return tirx.tanh(x)
-    x = emit.bind(tirx.min(tirx.max(x, f32(-7.99881172)), f32(7.99881172)))
+    x = emit.bind(between(f32(-7.99881172), x, f32(7.99881172)))
     s = emit.bind(x * x)
     p = horner(
         s,
@@ -138,7 +161,7 @@ def erf(emit: Emitter, x: Expr) -> Expr:
     """The error function for float32 as a ratio of polynomials on [-4, 4]."""
     if dtype_of(x) != "float32":
         return tirx.erf(x)
-    x = emit.bind(tirx.min(tirx.max(x, f32(-4.0)), f32(4.0)))
+    x = emit.bind(between(f32(-4.0), x, f32(4.0)))
     s = emit.bind(x * x)
     p = horner(
         s,

@@ -53,9 +53,9 @@ def legalized_nodes(state: Translation, call: Any, nodes: list[Node]) -> Any:
     arguments = [operand(a) for a in call.args]
     plain = type(call)(call.op, arguments, call.attrs, call.ty_args)
     try:
-        with builder.function("main", list(fresh.values())), builder.dataflow():
+        with builder.function("main", list(fresh.values())):
             result = builder.emit(legalize(builder, builder.normalize(plain)))
-            builder.emit_func_output(builder.emit_output(result))
+            builder.emit_func_output(result)
     except Exception as cause:
         first = str(cause).strip().splitlines()[-1]
         raise AltError(f"operator {name} is not supported: TVM says {first}") from cause

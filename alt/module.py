@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import tvm
 
-from alt.build import ALIGNMENT, aligned_empty
 from alt.errors import AltError
+from alt.memory import ALIGNMENT, aligned_empty
+from alt.processor import refusal
 from alt.target import physical_cores
 from alt.threads import use_threads
 
@@ -29,6 +30,20 @@ class Signature:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}{list(self.shape)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Signature:
+        """What `to_dict` gave.
+
+        Example:
+            >>> Signature.parse({"name": "x", "shape": [1, 3], "dtype": "float32"})
+            Signature(name='x', shape=(1, 3), dtype='float32')
+        """
+        return cls(str(data["name"]), tuple(map(int, data["shape"])), str(data["dtype"]))
 
 
 @dataclass(frozen=True)
@@ -89,21 +104,31 @@ class Module:
         self,
         library: Any,
         weights: np.ndarray,
-        arena_bytes: int,
-        inputs: Sequence[Signature],
-        outputs: Sequence[Signature],
-        threads: int,
         header: Mapping[str, Any],
+        threads: int | None = None,
+        code: memoryview | None = None,
     ) -> None:
-        self.inputs = tuple(inputs)
-        self.outputs = tuple(outputs)
-        self.threads = threads
+        """Put the parts together; users call `alt.compile` or `alt.load`.
+
+        Args:
+            library: gives functions by name; `main` takes inputs, outputs, weights and arena.
+            weights: the constants as the kernels read them, aligned bytes.
+            header: what else is known, plain data: see `alt.artifact`.
+            threads: threads to run on; one a physical core by default.
+            code: the library as it was stored, if it was loaded.
+        """
         self.header = header
-        self._library = library
-        self._run = library["main"]
-        self._weights = weights
-        self._arena = aligned_empty(arena_bytes)
-        self._fixed = [tvm.runtime.from_dlpack(a) for a in (_writable(weights), self._arena)]
+        self.inputs = tuple(Signature.parse(s) for s in header["inputs"])
+        self.outputs = tuple(Signature.parse(s) for s in header["outputs"])
+        self.threads = threads or physical_cores()
+        self.library = library
+        self.weights = weights
+        self.code = code
+        self._refusal = refusal(header["target"])
+        if self._refusal is None:
+            self._run = library["main"]
+            self._arena = aligned_empty(header["arena_bytes"])
+            self._fixed = [tvm.runtime.from_dlpack(a) for a in (weights, self._arena)]
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **named: Any) -> Any:
@@ -116,6 +141,7 @@ class Module:
         like = next((a for a in given if not isinstance(a, np.ndarray)), None)
         arrays = [_as_input(a, s) for a, s in zip(given, self.inputs, strict=True)]
         outputs = [_empty(s) for s in self.outputs]
+        self._require_runnable()
         with self._lock:
             use_threads(self.threads, max(physical_cores(), self.threads))
             self._run(*map(_tensor, arrays), *map(_tensor, outputs), *self._fixed)
@@ -123,6 +149,12 @@ class Module:
         if like is not None:
             shaped = [_like(like, o) for o in shaped]
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
+
+    def _require_runnable(self) -> None:
+        if self._refusal is not None:
+            raise AltError(
+                f"this module cannot run here: {self._refusal}; save it, and load it where it can"
+            )
 
     def _match(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         expected = ", ".join(map(str, self.inputs))
@@ -159,22 +191,57 @@ class Module:
             inputs: arrays by name; seeded random ones if not given.
             min_seconds: go on until this much time has been measured.
         """
-        given = dict(inputs) if inputs is not None else random_inputs(self.inputs)
-        arrays = [
-            _tensor(_as_input(a, s))
-            for a, s in zip(self._match((), given), self.inputs, strict=True)
-        ]
-        outputs = [_tensor(_empty(s)) for s in self.outputs]
+        tensors = self._bound(inputs)
         samples: list[float] = []
+        spent = 0.0
         with self._lock:
             use_threads(self.threads, max(physical_cores(), self.threads))
             for _ in range(3):
-                self._run(*arrays, *outputs, *self._fixed)
-            while len(samples) < repeats or sum(samples) < min_seconds:
+                self._run(*tensors)
+            while len(samples) < max(repeats, 1) or spent < min_seconds:
                 start = time.perf_counter()
-                self._run(*arrays, *outputs, *self._fixed)
+                self._run(*tensors)
                 samples.append(time.perf_counter() - start)
+                spent += samples[-1]
         return Benchmark(tuple(samples))
+
+    def time_kernels(
+        self, repeats: int = 10, inputs: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Time every kernel within whole calls, so with the caches as they are there.
+
+        Args:
+            repeats: calls to time, after a few that are not.
+            inputs: arrays by name; seeded random ones if not given.
+
+        Shape:
+            (repeats, kernels), kernels in the order of `header["kernels"]`.
+
+        Units:
+            Seconds; reading the clock costs some 30 ns, which are part of each.
+        """
+        kernels = len(self.header["kernels"])
+        tensors = self._bound(inputs)
+        stamps = aligned_empty((kernels + 1) * 16).view("int64")
+        found = np.empty((max(repeats, 1), kernels))
+        profile = self.library["profile"]
+        with self._lock:
+            use_threads(self.threads, max(physical_cores(), self.threads))
+            for call in range(-3, len(found)):
+                profile(*tensors, _tensor(stamps))
+                # (seconds, nanoseconds) before the first kernel and after each.
+                passed = np.diff(stamps.reshape(-1, 2), axis=0)
+                if call >= 0:
+                    found[call] = passed[:, 0] + passed[:, 1] * 1e-9
+        return found
+
+    def _bound(self, inputs: Mapping[str, np.ndarray] | None) -> list[Any]:
+        """Every argument of the compiled function, with results that nobody looks at."""
+        self._require_runnable()
+        given = dict(inputs) if inputs is not None else random_inputs(self.inputs)
+        arrays = zip(self._match((), given), self.inputs, strict=True)
+        found = [_tensor(_as_input(a, s)) for a, s in arrays]
+        return [*found, *(_tensor(_empty(s)) for s in self.outputs), *self._fixed]
 
     def save(self, path: str | Path) -> None:
         """Write one file from which `alt.load` restores this module.
@@ -191,10 +258,6 @@ class Module:
         from alt.explain import explain
 
         return explain(self, repeats)
-
-
-def _writable(array: np.ndarray) -> np.ndarray:
-    return array
 
 
 def _as_input(given: Any, signature: Signature) -> np.ndarray:

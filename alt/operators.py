@@ -79,7 +79,7 @@ MAPS: dict[str, Map] = {
     "tanh": el.tanh,
     "sigmoid": el.sigmoid,
     "square": lambda emit, x: (lambda y: y * y)(emit.bind(x)),
-    "nn.relu": lambda emit, x: tirx.max(emit.bind(x), _zero(x)),
+    "nn.relu": lambda emit, x: tirx.max(_zero(x), emit.bind(x)),
     "nn.gelu": _gelu,
     "nn.gelu_tanh": _gelu_tanh,
     "nn.silu": _silu,

@@ -11,6 +11,7 @@ from pathlib import Path
 import tvm
 
 from alt.errors import AltError
+from alt.processor import architecture, features_here, features_of
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,16 @@ class Machine:
     def description(self) -> dict[str, object]:
         """What an artifact must find again on the machine that loads it."""
         attrs = self.target.attrs
+        triple = str(attrs.get("mtriple", ""))
         return {
+            "target": str(self.target),
             "kind": self.target.kind.name,
             "mcpu": str(attrs.get("mcpu", "generic")),
-            "mtriple": str(attrs.get("mtriple", "")),
+            "mtriple": triple,
+            "arch": architecture(triple),
+            "features": features_of(self.target),
             "vector_bytes": self.vector_bytes,
+            "registers": self.registers,
         }
 
 
@@ -116,6 +122,11 @@ def resolve(target: str | dict[str, object] | tvm.target.Target = "llvm", thread
     native = "mcpu" not in options and options.get("mtriple", here) == here
     if native:
         options["mcpu"] = _host_cpu()
+        # A hypervisor may hide features that this CPU model has.
+        assumed = features_of(tvm.target.Target(options))
+        hidden = [f"-{name}" for name in assumed if name not in features_here()]
+        if hidden:
+            options["mattr"] = [*options.get("mattr", []), *hidden]  # type: ignore[misc]
     cores = threads or int(given.attrs.get("num-cores") or 0) or (physical_cores() if native else 4)
     options["num-cores"] = cores
     full = tvm.target.Target(options)

@@ -1,8 +1,9 @@
 """TVM's thread pool, with as many threads as asked for.
 
 TVM assumes that every second logical CPU is an SMT sibling and starts half as many workers as it
-sees. It reads `TVM_NUM_THREADS` once a calling thread, when that thread first runs a kernel; the
-pool belongs to the calling thread. So the variable is set for that moment, and put back.
+sees. `TVM_NUM_THREADS` overrides that; it is read when a thread first runs a parallel kernel, which
+makes that thread's pool, so the variable has to stay set. How much of the pool is used can be
+changed at any time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import tvm
 
 _VARIABLE = "TVM_NUM_THREADS"
 _state = threading.local()
-_starting = threading.Lock()
 
 
 def use_threads(count: int, most: int) -> None:
@@ -28,19 +28,10 @@ def use_threads(count: int, most: int) -> None:
     if getattr(_state, "count", None) == count:
         return
     configure = tvm.get_global_func("runtime.config_threadpool")
-    if not hasattr(_state, "count"):
-        with _starting:
-            before = os.environ.get(_VARIABLE)
-            os.environ[_VARIABLE] = str(max(count, most))
-            try:
-                configure(1, count)
-            finally:
-                if before is None:
-                    del os.environ[_VARIABLE]
-                else:
-                    os.environ[_VARIABLE] = before
-    else:
-        configure(1, count)
+    before = os.environ.get(_VARIABLE, "")
+    enough = max(count, most, int(before) if before.isdigit() else 0)
+    os.environ[_VARIABLE] = str(enough)
+    configure(1, count)
     running = int(tvm.get_global_func("runtime.NumThreads")())
     if running != count:
         warnings.warn(

@@ -125,7 +125,13 @@ def required_border(node: Node) -> tuple[tuple[int, int], ...]:
 
 
 def choose_tile(
-    rows: int, columns: int, vectors: int, registers: int, panel_bytes: int, l1_bytes: int
+    rows: int,
+    columns: int,
+    vectors: int,
+    registers: int,
+    panel_bytes: int,
+    l1_bytes: int,
+    most_positions: int = 32,
 ) -> Tile:
     """The register tile with the fewest estimated cycles for one image of outputs.
 
@@ -138,7 +144,7 @@ def choose_tile(
     for v in range(1, min(vectors, 6) + 1):
         if vectors % v:
             continue
-        budget = max(1, (registers - v - 1) // v)
+        budget = max(1, min((registers - v - 1) // v, most_positions))
         for r in range(1, min(rows, budget, 8) + 1):
             for c in _widths(columns, budget // r):
                 cycles = 0.0
@@ -147,8 +153,9 @@ def choose_tile(
                         positions = height * width
                         step = max(positions * v, 0.5 * positions + weight_load * v, 8.0)
                         cycles += times_r * times_c * step
-                # Per vector of output channels, with a slight preference for large tiles.
-                score = cycles / v * (1.0 + 0.02 / (r * c * v))
+                # Per vector of output channels, with a slight preference for few loads.
+                loads = (0.5 * r * c + weight_load * v) / (r * c * v)
+                score = cycles / v * (1.0 + 0.05 * loads)
                 if best is None or score < best[0] - 1e-9:
                     best = (score, Tile(r, c, v))
     assert best is not None
@@ -234,6 +241,7 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
         height, width, blocks, machine.registers, reduction * lanes * 4, machine.l1_bytes
     )
     vectors = tile.vectors
+    scope.notes["tile"] = [tile.rows, tile.columns, vectors]
     wide = lanes * vectors
     some = prod(phase.taps) > 0  # a transposed convolution may have outputs that nothing reaches
     if some:
@@ -367,8 +375,10 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
     if weight_bytes <= machine.l2_bytes // 2:
         # Weights stay in cache: walk the image once, all output channels at each place.
         order = [batch, *places, groups, blocks // vectors]
+        scope.notes["order"] = "places, channels"
         return scope.parallel(order, lambda n, *p: task(n, p[-2], p[-1], *p[:-2]))
     order = [batch, groups, blocks // vectors, *places]
+    scope.notes["order"] = "channels, places"
     return scope.parallel(order, task)
 
 
@@ -427,6 +437,7 @@ def depthwise(scope: Scope) -> Stmt:
     columns = max((c for c in _widths(width, budget) if c <= 14), default=1)
     rows = 1
     acc = scope.local(rows * columns * lanes)
+    scope.notes["tile"] = [rows, columns, 1]
 
     def compute(n: Expr, b: Expr, above: list[Expr], row: Expr, column: Expr, cols: int) -> Stmt:
         def each(body: Any) -> Stmt:

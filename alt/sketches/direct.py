@@ -64,6 +64,7 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
         1, outputs, runs, machine.registers, outputs * channels * taps * 4, machine.l1_bytes
     )
     many, vectors = tile.columns, tile.vectors
+    scope.notes["tile"] = [1, many, vectors]
     if taps:  # a transposed convolution may have outputs that nothing reaches
         layout = Layout.identity((groups, outputs, channels, taps)).pad(1, 0, -outputs % many)
         layout = layout.split(1, (-1, many)).reorder((0, 1, 3, 4, 2))

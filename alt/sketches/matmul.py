@@ -35,12 +35,6 @@ def matmul(scope: Scope) -> Stmt:
     else:
         rows_of = [height]
     blocks = -(-width // lanes)
-    tile = choose_tile(
-        1, height, blocks, machine.registers, depth * lanes * 4, machine.l1_bytes
-    )
-    vectors, rows = tile.vectors, tile.columns
-    wide = vectors * lanes
-    acc = scope.local(rows * wide, a.dtype)
 
     def split_row(batch_at: Sequence[Expr], row: Expr) -> list[Expr]:
         return delinear(row, rows_of) if packed else [*batch_at, row]
@@ -49,6 +43,24 @@ def matmul(scope: Scope) -> Stmt:
         where = split_row(batch_at, row)
         index = [*where, k] if len(a.shape) > 1 else [k]
         return scope.evaluate(a, _fit(index, a.shape), Inline())
+
+    # Rows whose addresses agree in the low 12 bits compete for the same few ways of the first-level
+    # cache: take fewer at a time.
+    stride = _stride(scope, lambda row: a_at([i32(0)] * len(batch), row, i32(0)))
+    conflict = height > 1 and stride is not None and stride * 4 % 2048 == 0
+    tile = choose_tile(
+        1,
+        height,
+        blocks,
+        machine.registers,
+        depth * lanes * 4,
+        machine.l1_bytes,
+        most_positions=8 if conflict else 32,
+    )
+    vectors, rows = tile.vectors, tile.columns
+    scope.notes["tile"] = [1, rows, vectors]
+    wide = vectors * lanes
+    acc = scope.local(rows * wide, a.dtype)
 
     def b_at(batch_at: Sequence[Expr], k: Expr, column: Expr) -> Expr:
         index = [*batch_at, k, column] if len(b.shape) > 1 else [k]
@@ -90,7 +102,7 @@ def matmul(scope: Scope) -> Stmt:
             def vector(k: Expr, v: Expr) -> Stmt:
                 return scope.loop(lanes, lambda i: cell(k, v * lanes + i), VECTORIZED)
 
-            if width % wide == 0 and _contiguous(scope, lambda lane: b_at(batch_at, i32(0), lane)):
+            if width % wide == 0 and _stride(scope, lambda lane: b_at(batch_at, i32(0), lane)) == 1:
                 return scope.nest([depth, vectors], vector)
             return scope.loop(wide, lambda lane: scope.loop(depth, lambda k: cell(k, lane)))
 
@@ -215,11 +227,11 @@ def _fit(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
     ]
 
 
-def _contiguous(scope: Scope, element: Callable[[Expr], Expr]) -> bool:
-    """Whether neighbouring elements lie next to each other in one buffer."""
-    lane = tirx.Var("lane", "int32")
-    first, second = reads_of(element(lane)), reads_of(element(lane + 1))
+def _stride(scope: Scope, element: Callable[[Expr], Expr]) -> int | None:
+    """How far apart neighbouring elements lie in memory; None unless it is one constant distance."""
+    at = tirx.Var("at", "int32")
+    first, second = reads_of(element(at)), reads_of(element(at + 1))
     if len(first) != 1 or len(second) != 1:
-        return False
+        return None
     difference = scope.analyzer.simplify(second[0].indices[0] - first[0].indices[0])
-    return isinstance(difference, tirx.IntImm) and int(difference.value) == 1
+    return int(difference.value) if isinstance(difference, tirx.IntImm) else None

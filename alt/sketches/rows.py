@@ -31,7 +31,7 @@ def _start(kind: str, dtype: str) -> Expr:
         return tirx.const(0, dtype)
     if kind == "prod":
         return tirx.const(1, dtype)
-    return tirx.min_value(dtype) if kind == "max" else tirx.max_value(dtype)
+    return el.lowest(dtype) if kind == "max" else el.highest(dtype)
 
 
 def _spread(scope: Scope, extents: Sequence[int], work: int, body: Callable[..., Stmt]) -> Stmt:

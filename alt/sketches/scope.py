@@ -74,6 +74,8 @@ class Scope:
         self.analyzer = Analyzer()
         self.arguments: list[Argument] = []
         self.buffers: list[Any] = []
+        self.notes: dict[str, Any] = {}
+        """What the sketch decided, for the report: plain data, as short as it can be said."""
         self._by_argument: dict[Any, Any] = {}
         self._producers = kernel.producers
         self._uses: dict[Value, int] = {}
@@ -91,6 +93,8 @@ class Scope:
         """A loop from 0; without one if the extent is 1."""
         if extent == 1:
             return body(i32(0))
+        if kind == VECTORIZED:
+            self.notes["vector"] = max(extent, self.notes.get("vector", 1))
         var = tirx.Var(name, "int32")
         self.analyzer.bind(var, ir.Range(0, extent))
         return tirx.For(var, i32(0), i32(extent), kind, body(var))
@@ -113,6 +117,8 @@ class Scope:
     def parallel(self, extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
         """One parallel loop over the product of the extents."""
         total = prod(extents)
+        if total > 1:
+            self.notes.setdefault("parallel", []).append(total)
 
         def fused(index: Expr) -> Stmt:
             parts: list[Expr] = []

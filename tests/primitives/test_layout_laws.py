@@ -137,6 +137,16 @@ def test_then_is_one_layout_after_the_other(layout: Layout, data: st.DataObject)
     np.testing.assert_array_equal(pack(array, both), pack(pack(array, layout), second))
 
 
+@given(layouts(), st.data())
+def test_builders_mean_the_steps_they_stand_for(layout: Layout, data: st.DataObject) -> None:
+    orders = st.permutations(range(len(layout.shape))).map(tuple)
+    first, second = Reorder(data.draw(orders)), Reorder(data.draw(orders))
+    built = layout.apply(first).apply(second)
+    written = Layout(layout.logical_shape, (*layout.steps, first, second))
+    array = np.arange(np.prod(layout.logical_shape)).reshape(layout.logical_shape)
+    np.testing.assert_array_equal(pack(array, built), pack(array, written))
+
+
 @given(layouts())
 def test_border_indices_find_fill(layout: Layout) -> None:
     array = np.ones(layout.logical_shape)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tvm import te, topi
+from tvm import te, tirx, topi
 
 from primitives.errors import LayoutError, Opaque
 from primitives.layout import Layout, blocked
@@ -171,6 +171,30 @@ def test_a_border_of_other_fill_keeps_the_guard() -> None:
     assert "if_then_else" not in check(func, {0: layout}, rng, fill=1).script()
 
 
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("shift", [-2, -1, 1, 2])
+def test_a_border_must_reach_as_far_as_the_reads(shift: int, before: int, after: int) -> None:
+    (a,) = _placeholders((8,))
+    shifted = te.compute(
+        (8,),
+        lambda i: te.if_then_else(
+            te.all(i + shift >= 0, i + shift < 8), a[i + shift], te.const(0, "float32")
+        ),
+    )
+    layout = Layout.identity((8,)).pad(0, before, after)
+    rewritten = check(_function([a], shifted), {0: layout}, np.random.default_rng(0))
+    assert ("if_then_else" in rewritten.script()) == (-shift > before or shift > after)
+
+
+@pytest.mark.parametrize("fill", [0, -3.5, 2])
+@pytest.mark.parametrize("reduce", [topi.sum, topi.max, topi.min, topi.prod])
+def test_reductions_leave_the_fill_alone(reduce: Any, fill: float) -> None:
+    (a,) = _placeholders((5, 6))
+    layout = Layout.identity((5,)).pad(0, 2, 1).split(0, (2, 4))
+    check(_function([a], reduce(a, 1)), {1: layout}, np.random.default_rng(0), fill=fill)
+
+
 @pytest.mark.parametrize("fill", [0, -3.5])
 def test_cells_without_an_element_get_the_fill(fill: float) -> None:
     layouts = {
@@ -189,6 +213,30 @@ def test_argmax_in_layouts() -> None:
     check(func, {0: blocked((4, 9), 1, 4), "x0_red": layout, **both}, np.random.default_rng(2))
     with pytest.raises(LayoutError, match="computed together"):
         rewrite(func, {"x0_red_temp.v0": layout})
+
+
+def test_values_reduced_together_do_not_see_each_others_next() -> None:
+    (a,) = _placeholders((4, 9))
+    k = te.reduce_axis((0, 9), "k")
+    # The greatest value and its index, the value first: its index must be chosen by the old one.
+    greatest = te.comm_reducer(
+        lambda x, y: (
+            te.max(x[0], y[0]),
+            tirx.Select(y[0] > x[0], y[1], x[1]),
+        ),
+        lambda *dtypes: (te.min_value(dtypes[0]), tirx.const(-1, dtypes[1])),
+    )
+    value, index = te.compute((4,), lambda i: greatest((a[i, k], k), axis=k), name="best")
+    func = te.create_prim_func([a, value, index])
+    layout = Layout.identity((4,)).pad(0, 1, 1)
+    check(func, {1: layout, 2: layout}, np.random.default_rng(3))
+
+
+def test_a_reduction_that_starts_elsewhere() -> None:
+    (a,) = _placeholders((4, 9))
+    k = te.reduce_axis((2, 7), "k")
+    func = _function([a], te.compute((4,), lambda i: te.sum(a[i, k], axis=k)))
+    check(func, {0: blocked((4, 9), 1, 4)}, np.random.default_rng(4))
 
 
 def test_index_arithmetic_disappears_where_layouts_agree() -> None:

@@ -1,0 +1,62 @@
+"""What is worth knowing about a compiled network, as plain data that fits in a saved file."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from alt.build import Program, Step
+from alt.graph import Graph, Node, Value
+from primitives import Layout
+
+
+def describe_kernels(graph: Graph, program: Program) -> list[dict[str, Any]]:
+    """Every kernel in execution order: what it computes, in which layouts, scheduled how."""
+    return [_kernel(graph, program, step) for step in program.steps]
+
+
+def _kernel(graph: Graph, program: Program, step: Step) -> dict[str, Any]:
+    kernel = step.kernel
+    layouts = program.plan.layouts
+    # Weights are stored as the sketch asked for, which the plan does not know.
+    stored = {a.value: a.layout for a in step.arguments if a.layout is not None}
+    read = [v for v in kernel.inputs if v in stored]
+
+    def tensor(value: Value) -> dict[str, Any]:
+        layout = stored.get(value) or layouts.get(value) or Layout.identity(value.shape)
+        return {
+            "shape": list(value.shape),
+            "dtype": value.dtype,
+            "layout": str(layout),
+            "constant": value in graph.constants,
+        }
+
+    return {
+        "name": kernel.name,
+        "function": step.function,
+        "anchor": kernel.anchor.name if kernel.anchor else None,
+        "output": tensor(kernel.output),
+        "inputs": [tensor(v) for v in read],
+        "schedule": dict(step.notes),
+        "operations": operations(kernel.anchor) if kernel.anchor else None,
+        "bytes": sum(_bytes(v) for v in (kernel.output, *read)),
+        "conversion": program.plan.conversions.get(kernel),
+    }
+
+
+def _bytes(value: Value) -> int:
+    return value.size * np.dtype(value.dtype).itemsize
+
+
+def operations(node: Node) -> int | None:
+    """Additions and multiplications of a convolution or matrix product; None for other nodes."""
+    if node.op == "matmul":
+        return 2 * node.output.size * node.inputs[0].shape[-1]
+    if node.op not in ("conv", "conv_transpose"):
+        return None
+    weight = node.inputs[1].shape
+    if node.op == "conv":
+        return 2 * node.output.size * prod(weight[1:])
+    return 2 * node.inputs[0].size * prod(weight[1:])
