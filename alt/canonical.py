@@ -45,6 +45,7 @@ def canonicalize(graph: Graph) -> Graph:
         scales_into_weights,
         decomposed_layer_norm,
         decomposed_softmax,
+        runtime_weights,
     ):
         graph = rewrite(graph).without_dead_nodes()
     return graph
@@ -232,6 +233,17 @@ def scales_into_weights(graph: Graph) -> Graph:
             renamed[last.output] = conv.output
     nodes = [replaced.get(n, n) for n in graph.nodes if n not in gone]
     return Graph(graph.inputs, graph.outputs, nodes, constants).replaced(nodes, renamed)
+
+
+def runtime_weights(graph: Graph) -> Graph:
+    """Mark the convolutions whose weights are not constants."""
+    nodes = [
+        Node(n.op, n.name, n.inputs, n.output, {**n.attrs, "runtime_weights": True}, n.compute)
+        if n.op in ("conv", "conv_transpose") and n.inputs[1] not in graph.constants
+        else n
+        for n in graph.nodes
+    ]
+    return Graph(graph.inputs, graph.outputs, nodes, graph.constants)
 
 
 def _scalar(graph: Graph, value: Value) -> float | None:

@@ -77,7 +77,7 @@ def compile(  # noqa: A001 - the verb users know
     module = Module(program.library, program.weights, header, machine.cores)
     if verify:
         tell("verify")
-        found = compare(model, module, shapes=shapes, constants=constants)
+        found = compare(model, module, constants=constants)
         if not found.ok:
             raise AltError(f"{found}; please report this model")
     return module

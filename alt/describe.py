@@ -28,7 +28,7 @@ def _kernel(graph: Graph, program: Program, step: Step) -> dict[str, Any]:
         layout = stored.get(value) or layouts.get(value) or Layout.identity(value.shape)
         return {
             "shape": list(value.shape),
-            "dtype": value.dtype,
+            "dtype": str(np.dtype(value.dtype)),
             "layout": str(layout),
             "constant": value in graph.constants,
         }

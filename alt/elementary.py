@@ -25,12 +25,11 @@ class Emitter:
         """Name an expression; the returned variable can be used any number of times."""
         if isinstance(value, tirx.IntImm | tirx.FloatImm) or not hasattr(value, "ty"):
             return value
-        dtype = dtype_of(value)
-        # TVM 0.27 cannot vectorise a variable that holds a truth value.
-        kept = tirx.Cast("int8", value) if dtype == "bool" else value
-        variable = tirx.Var("t", dtype_of(kept))
-        self.statements.append(tirx.Bind(variable, kept))
-        return tirx.NE(variable, tirx.const(0, "int8")) if dtype == "bool" else variable
+        if dtype_of(value) == "bool":
+            return tirx.NE(self.bind(number_of(value, "int8")), tirx.const(0, "int8"))
+        variable = tirx.Var("t", dtype_of(value))
+        self.statements.append(tirx.Bind(variable, value))
+        return variable
 
 
 class Inline(Emitter):
@@ -59,6 +58,11 @@ def highest(dtype: str) -> Expr:
 def dtype_of(value: Expr) -> str:
     """The dtype of an expression, as a string."""
     return str(value.ty.dtype)
+
+
+def number_of(truth: Expr, dtype: str) -> Expr:
+    """A truth value as 1 or 0: a cast of it, in a form that TVM 0.27 can name in a vector loop."""
+    return tirx.Select(truth, tirx.const(1, dtype), tirx.const(0, dtype))
 
 
 def between(low: Expr, x: Expr, high: Expr) -> Expr:
@@ -193,6 +197,34 @@ def sigmoid(emit: Emitter, x: Expr) -> Expr:
     if dtype_of(x) != "float32":
         return tirx.sigmoid(x)
     return f32(1.0) / (f32(1.0) + exp(emit, f32(0.0) - x))
+
+
+def _half_powers(emit: Emitter, x: Expr) -> tuple[Expr, Expr]:
+    """e**|x| / 2 and e**-|x| / 2, finite wherever their sum is."""
+    root = emit.bind(exp(emit, tirx.abs(x) * f32(0.5)))
+    grown = emit.bind(root * (root * f32(0.5)))
+    return grown, f32(0.25) / grown
+
+
+def cosh(emit: Emitter, x: Expr) -> Expr:
+    """(e**x + e**-x) / 2."""
+    if dtype_of(x) != "float32":
+        return (tirx.exp(x) + tirx.exp(-x)) / tirx.const(2, dtype_of(x))
+    grown, shrunk = _half_powers(emit, emit.bind(x))
+    return grown + shrunk
+
+
+def sinh(emit: Emitter, x: Expr) -> Expr:
+    """(e**x - e**-x) / 2, by its series where that would cancel."""
+    if dtype_of(x) != "float32":
+        return (tirx.exp(x) - tirx.exp(-x)) / tirx.const(2, dtype_of(x))
+    x = emit.bind(x)
+    grown, shrunk = _half_powers(emit, x)
+    far = emit.bind(grown - shrunk)
+    s = emit.bind(x * x)
+    near = x + x * s * horner(s, [1 / 362880, 1 / 5040, 1 / 120, 1 / 6])
+    signed = tirx.Select(x < f32(0.0), f32(0.0) - far, far)
+    return tirx.Select(tirx.abs(x) < f32(1.0), near, signed)
 
 
 def power(emit: Emitter, x: Expr, y: Expr) -> Expr:

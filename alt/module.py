@@ -106,7 +106,7 @@ class Module:
         weights: np.ndarray,
         header: Mapping[str, Any],
         threads: int | None = None,
-        code: memoryview | None = None,
+        code: tuple[str, np.ndarray] | None = None,
     ) -> None:
         """Put the parts together; users call `alt.compile` or `alt.load`.
 
@@ -115,7 +115,7 @@ class Module:
             weights: the constants as the kernels read them, aligned bytes.
             header: what else is known, plain data: see `alt.artifact`.
             threads: threads to run on; one a physical core by default.
-            code: the library as it was stored, if it was loaded.
+            code: name and content of the library as it was stored, if it was loaded.
         """
         self.header = header
         self.inputs = tuple(Signature.parse(s) for s in header["inputs"])

@@ -77,6 +77,8 @@ MAPS: dict[str, Map] = {
     "rsqrt": lambda _, x: _one(x) / tirx.sqrt(x),
     "erf": el.erf,
     "tanh": el.tanh,
+    "sinh": el.sinh,
+    "cosh": el.cosh,
     "sigmoid": el.sigmoid,
     "square": lambda emit, x: (lambda y: y * y)(emit.bind(x)),
     "nn.relu": lambda emit, x: tirx.max(_zero(x), emit.bind(x)),
@@ -100,6 +102,8 @@ def cast(dtype: str) -> Map:
     def convert(_: Emitter, x: Expr) -> Expr:
         if dtype == "bool":
             return tirx.NE(x, _zero(x))
+        if dtype_of(x) == "bool":
+            return el.number_of(x, dtype)
         return tirx.Cast(dtype, x) if dtype_of(x) != dtype else x
 
     return convert
@@ -119,9 +123,9 @@ def clip(low: float, high: float) -> Map:
     """x limited to [low, high]."""
 
     def compute(emit: Emitter, x: Expr) -> Expr:
-        x = emit.bind(x)
-        raised = emit.bind(tirx.max(x, tirx.const(low, dtype_of(x))))
-        return tirx.min(raised, tirx.const(high, dtype_of(x)))
+        dtype = dtype_of(x)
+        raised = emit.bind(tirx.max(tirx.const(low, dtype), emit.bind(x)))
+        return tirx.min(tirx.const(high, dtype), raised)
 
     return compute
 

@@ -18,6 +18,7 @@ from alt.kernels import Kernel
 from alt.sketches.conv import is_depthwise, required_border, wants_blocks
 from alt.sketches.pool import pool_border
 from alt.storage import Border, block_of, channels_blocked
+from alt.sketches.winograd import choose_winograd, winograd_border, winograd_kernels
 from alt.target import Machine
 from primitives import Layout
 
@@ -39,6 +40,10 @@ class Plan:
     conversions: dict[Kernel, str] = field(default_factory=dict)
 
 
+_STORED = ("conv", "conv_transpose", "pool", "winograd_input")
+"""Anchors that say how their first input is stored."""
+
+
 def plan_layouts(graph: Graph, kernels: list[Kernel], machine: Machine) -> Plan:
     """Choose a layout for every value and insert the conversions that remain."""
     return _Planner(graph, kernels, machine).plan()
@@ -47,12 +52,18 @@ def plan_layouts(graph: Graph, kernels: list[Kernel], machine: Machine) -> Plan:
 class _Planner:
     def __init__(self, graph: Graph, kernels: list[Kernel], machine: Machine) -> None:
         self.graph = graph
-        self.kernels = kernels
         self.lanes = machine.lanes()
         self.blocked: set[Value] = set()
         self.border: dict[Value, list[tuple[int, int]]] = {}
         self.names = fresh_names("stored")
         self.conversions: dict[Kernel, str] = {}
+        self.kernels: list[Kernel] = []
+        for kernel in kernels:
+            m = choose_winograd(kernel.anchor, machine) if kernel.anchor is not None else 0
+            if m:
+                self.kernels.extend(winograd_kernels(kernel, m, machine, next(self.names)))
+            else:
+                self.kernels.append(kernel)
 
     def plan(self) -> Plan:
         for kernel in self.kernels:
@@ -93,6 +104,8 @@ class _Planner:
             return wants_blocks(anchor, self.lanes)
         if anchor is not None and anchor.op == "conv_transpose":
             return wants_blocks(anchor, self.lanes)
+        if anchor is not None and anchor.op in ("winograd", "winograd_input"):
+            return anchor.op == "winograd"
         if anchor is not None and anchor.op == "pool":
             return anchor.inputs[0] in self.blocked
         if anchor is not None and anchor.op == "concat":
@@ -109,10 +122,12 @@ class _Planner:
         self, kernel: Kernel, copies: dict[Value, Value], kernels: list[Kernel]
     ) -> Kernel:
         anchor = kernel.anchor
-        if anchor is None or anchor.op not in ("conv", "conv_transpose", "pool"):
+        if anchor is None or anchor.op not in _STORED:
             return kernel
         value = anchor.inputs[0]
-        if anchor.op == "pool":
+        if anchor.op == "winograd_input":
+            border, blocks = winograd_border(anchor), True
+        elif anchor.op == "pool":
             border = pool_border(anchor, value in self.blocked)
             blocks = value in self.blocked
         else:

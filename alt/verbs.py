@@ -16,7 +16,7 @@ import numpy as np
 
 import alt
 from alt.arguments import ArrayFile
-from alt.check import check
+from alt.checking import check
 from alt.errors import AltError
 from alt.module import Module, Signature, random_inputs
 

@@ -98,7 +98,6 @@ def verify(
     module: Module,
     seed: int = 0,
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> Verification:
     """Run a model and what was compiled from it on the same random inputs, and compare.
@@ -107,13 +106,11 @@ def verify(
         model: what was compiled.
         module: the result.
         seed: of the inputs: normal floats, zeros and ones for whole numbers.
-        shapes: as given to `compile`; the module knows them, so they are not needed.
         constants: as given to `compile`.
 
     Raises:
         AltError: if the module cannot run here, or no reference can run the model.
     """
-    del shapes
     inputs = random_inputs(module.inputs, seed)
     found = module(**inputs)
     ours = found if isinstance(found, tuple) else (found,)

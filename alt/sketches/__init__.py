@@ -12,6 +12,7 @@ from alt.sketches.pool import pooling
 from alt.sketches.rows import layer_norm, reduction, softmax
 from alt.sketches.scope import Scope, Stmt
 from alt.sketches.stages import stage_reduction
+from alt.sketches.winograd import transform_input, winograd
 
 Sketch = Callable[[Scope], Stmt]
 
@@ -25,6 +26,8 @@ SKETCHES: dict[str, Sketch] = {
     "reduce": reduction,
     "softmax": softmax,
     "stages": stage_reduction,
+    "winograd": winograd,
+    "winograd_input": transform_input,
 }
 """The sketch for each kind of anchor."""
 

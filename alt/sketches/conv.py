@@ -393,18 +393,27 @@ def _border_of_tile(
     )
 
 
+def has_packed_weights(node: Node) -> bool:
+    """Whether the weights are constants, which can be laid out at compile time."""
+    return not node.attrs.get("runtime_weights", False)
+
+
 def is_depthwise(node: Node) -> bool:
-    """Whether every channel is convolved by itself."""
+    """Whether every channel is convolved by itself, with weights known at compile time."""
     groups, channels, outputs = geometry(node)
-    return node.op == "conv" and groups > 1 and channels == 1 and outputs == 1
+    alone = groups > 1 and channels == 1 and outputs == 1
+    return node.op == "conv" and alone and has_packed_weights(node)
 
 
 def wants_blocks(node: Node, lanes: int) -> bool:
     """Whether a convolution runs on channel blocks.
 
-    Grouped ones do only if a vector of output channels never straddles two groups.
+    Grouped ones do only if a vector of output channels never straddles two groups, and all only if
+    the weights can be laid out at compile time.
     """
     groups, channels, outputs = geometry(node)
+    if not has_packed_weights(node):
+        return False
     if groups == 1 or is_depthwise(node):
         return True
     return outputs % lanes == 0 and channels % lanes == 0

@@ -1,7 +1,7 @@
 """Convolutions over row-major tensors, vectors along the last spatial axis.
 
-For groups whose channels do not fill vectors, where blocks of channels would straddle groups. A
-pointwise convolution sees its image as one long row.
+For groups whose channels do not fill vectors, where blocks of channels would straddle groups, and
+for weights that are only known at run time. A pointwise convolution sees its image as one long row.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from tvm import tirx
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
-from alt.operators import delinear
-from alt.sketches.conv import Phase, choose_tile, geometry, phases, taps_of_phase
+from alt.operators import delinear, linear
+from alt.sketches.conv import (
+    Phase,
+    choose_tile,
+    geometry,
+    has_packed_weights,
+    phases,
+    taps_of_phase,
+)
 from alt.sketches.generic import fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from primitives import Layout
@@ -65,7 +72,8 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
     )
     many, vectors = tile.columns, tile.vectors
     scope.notes["tile"] = [1, many, vectors]
-    if taps:  # a transposed convolution may have outputs that nothing reaches
+    packed = taps > 0 and has_packed_weights(node)
+    if packed:
         layout = Layout.identity((groups, outputs, channels, taps)).pad(1, 0, -outputs % many)
         layout = layout.split(1, (-1, many)).reorder((0, 1, 3, 4, 2))
 
@@ -74,6 +82,22 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
 
         name = f"{node.op}{groups},{phase.kernel_first},{phase.kernel_step},{phase.taps}"
         weights = scope.buffer(weight, layout, (name, prepare))
+
+    def weight_at(g: Expr, output: Expr, channel: Expr, t: tuple[Expr, ...]) -> Expr:
+        if packed:
+            tap = linear(t, phase.taps)
+            where = scope.address(layout, [g, output, channel, tap])
+            return tirx.BufferLoad(weights, [where])
+        if outputs % many:
+            output = tirx.min(output, i32(outputs - 1))
+        taps_at = [
+            f + one * s
+            for f, one, s in zip(phase.kernel_first, t, phase.kernel_step, strict=True)
+        ]
+        if node.op == "conv_transpose":
+            return scope.load(weight, [g * channels + channel, output, *taps_at])
+        return scope.load(weight, [g * outputs + output, channel, *taps_at])
+
     acc = scope.local(many * vectors * lanes)
 
     def position(above: list[Expr], column: Expr) -> list[Expr]:
@@ -98,10 +122,6 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
             return (c * vectors + v) * lanes + k
 
         def step(channel: Expr, *t: Expr) -> Stmt:
-            tap: Expr = i32(0)
-            for one, extent in zip(t, phase.taps, strict=True):
-                tap = tap * extent + one
-
             def fma(c: Expr, v: int, k: Expr) -> Stmt:
                 at = [
                     q * s + one * d + off
@@ -115,9 +135,9 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
                     )
                 ]
                 value = scope.load(x, [n, g * channels + channel, *at])
-                where = scope.address(layout, [g, o * many + c, channel, tap])
                 here = [cell(c, v, k)]
-                total = tirx.BufferLoad(acc, here) + value * tirx.BufferLoad(weights, [where])
+                factor = weight_at(g, o * many + c, channel, t)
+                total = tirx.BufferLoad(acc, here) + value * factor
                 return tirx.BufferStore(acc, total, here)
 
             return each(many, fma)

@@ -202,6 +202,10 @@ ARGS: dict[str, tuple[list[relax.Var], Builder]] = {
         )
         for d in (1, 2, 3)
     },
+    "nn.adaptive_avg_pool2d.global": (
+        [x(1, 3, 7, 6)],
+        lambda a: ops.nn.adaptive_avg_pool2d(a, (1, 1)),
+    ),
     "nn.batch_norm": (
         [x(*A), x(6), x(6), x(6), x(6)],
         lambda a, *p: ops.nn.batch_norm(a, *p, axis=1, training=False),

@@ -1,7 +1,14 @@
 """Rewritten functions compute what the untouched ones do.
 
 Bugs planted by the author, and what caught each:
-PLANTED
+Bugs the author planted, and what caught each:
+- any guard dropped whose reads stay inside the border: `test_guards_that_mask_real_elements_stay`;
+- a border taken to be one wider than it is: `test_a_border_must_reach_as_far_as_the_reads`;
+- a border of zeros taken for any fill: `test_a_border_of_other_fill_keeps_the_guard`;
+- sources of a reduction read for cells without an element: `test_random_layouts`;
+- 0 as what leaves a maximum alone: `test_reductions_leave_the_fill_alone`;
+- values reduced together stored one by one: `test_values_reduced_together_...`;
+- a reduction's lower bound ignored: `test_a_reduction_that_starts_elsewhere`.
 """
 
 from __future__ import annotations

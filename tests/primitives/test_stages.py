@@ -1,4 +1,12 @@
-"""Every operator that relax legalises is read as stages, or refused as opaque; never misread."""
+"""Every operator that relax legalises is read as stages, or refused as opaque; never misread.
+
+Bugs the author planted, and what caught each:
+- loops taken to cover a block without looking how far:
+  `test_a_block_under_a_predicate_is_read_if_its_loops_cover_it`;
+- named values of a block that still read what it writes: `test_operators_...[argmax]`;
+- a second writer of a buffer unnoticed: `test_a_buffer_that_two_blocks_write_is_refused`;
+- an int32 index left in an int64 value: `test_substitution_changes_the_width_of_indices_...`.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +76,14 @@ def test_a_block_under_a_predicate_is_read_if_its_loops_cover_it() -> None:
     for uncovered in (_split_loop(12, 2, 4, False), _split_loop(10, 2, 4, True)):
         with pytest.raises(Opaque, match="its loops"):
             stages_of(uncovered)
+
+
+def test_a_buffer_that_two_blocks_write_is_refused() -> None:
+    func = _split_loop(12, 3, 4, False)
+    nest = func.body.block.body
+    twice = s_tir.SBlock([], [], [], "root", tirx.SeqStmt([nest, nest]))
+    with pytest.raises(Opaque, match="as another block does"):
+        stages_of(func.with_body(s_tir.SBlockRealize([], True, twice)))
 
 
 def test_substitution_changes_the_width_of_indices_but_not_of_values() -> None:

@@ -1,0 +1,278 @@
+"""Saved modules: one file with code, weights and everything needed to call them.
+
+The file is a zip archive, nothing in it compressed, with three members in this order:
+
+- `alt.json`, the header: plain data about the module, the machine it needs and its kernels;
+- `code.so`, a shared library; or `code.o`, if nothing here links for the target: then the machine
+  that loads it does;
+- `weights.bin`, at a multiple of the page size, so that it is mapped and not read: loading takes
+  no copy, and processes that load the same file share its memory.
+
+Nothing here needs ONNX or the compiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.support import cc
+
+from alt.errors import AltError
+from alt.module import Module
+from alt.processor import architecture, refusal
+
+FORMAT = 1
+"""Version of the file format; raised when older readers would misunderstand a file."""
+
+_HEADER, _SHARED, _OBJECT, _WEIGHTS = "alt.json", "code.so", "code.o", "weights.bin"
+_PAGE_BYTES = 4096
+_CHUNK_BYTES = 1 << 24
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_ZIP64_EXTRA_BYTES = 20
+_PADDING_ID = 0xD935
+"""Marks an extra field that only aligns what follows, as Android's zipalign writes it."""
+
+
+def save(module: Module, path: str | Path) -> None:
+    """Write a module to one file. It appears under its name complete, or not at all.
+
+    Raises:
+        AltError: if there is no C compiler to link the code with, or the file cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise AltError(f"cannot write {target}: it is a folder")
+    name, code = _code(module)
+    header = {
+        **module.header,
+        "format": FORMAT,
+        "versions": {"alt": _version("alt-compiler"), "tvm": tvm.__version__},
+    }
+    members = {_HEADER: json.dumps(header).encode(), name: code, _WEIGHTS: module.weights}
+    with _replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for member, content in members.items():
+            _write_member(archive, member, memoryview(content))
+
+
+def load(path: str | Path, *, threads: int | None = None) -> Module:
+    """Restore a module that `Module.save` wrote.
+
+    An artifact holds machine code: load only those that you trust.
+
+    Args:
+        path: the file.
+        threads: threads to run on; by default those it was compiled with, if they were given then,
+            else one a physical core of this machine.
+
+    Raises:
+        AltError: if the file is missing, damaged, not an artifact, of a newer format, or for
+            another CPU. Nothing of it has run then.
+    """
+    source = Path(path)
+    if threads is not None and threads < 1:
+        raise AltError(f"cannot load {source} on {threads} threads: give at least 1")
+    content = _map(source)
+    members = _members(source, content)
+    header = _header(source, content, members)
+    reason = refusal(header["target"])
+    if reason is not None:
+        raise AltError(f"cannot load {source}: {reason}; compile the model for this machine")
+    name = _SHARED if _SHARED in members else _OBJECT
+    code, weights = _slice(content, members[name]), _slice(content, members[_WEIGHTS])
+    library = _load_code(source, name, code, header)
+    return Module(
+        library, weights, header, threads or header["threads"], (name, code)
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, content: memoryview) -> None:
+    content = content.cast("B")
+    info = zipfile.ZipInfo(name)  # with a fixed date: the same module gives the same file
+    info.file_size = content.nbytes
+    if name == _WEIGHTS:
+        assert archive.fp is not None
+        before = archive.fp.tell() + _LOCAL_HEADER.size + len(name) + _ZIP64_EXTRA_BYTES + 4
+        gap = -before % _PAGE_BYTES
+        info.extra = struct.pack("<HH", _PADDING_ID, gap) + bytes(gap)
+    with archive.open(info, "w", force_zip64=True) as stream:
+        for start in range(0, content.nbytes, _CHUNK_BYTES):
+            stream.write(content[start : start + _CHUNK_BYTES])
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `path` in the end, or disappears on failure."""
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        os.close(descriptor)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(_mode(path))
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        raise AltError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int:
+    """The permissions of a file that is overwritten, or of a new one."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _code(module: Module) -> tuple[str, Any]:
+    """The module's code as a member: its name and content."""
+    if module.code is not None:
+        return module.code
+    target = module.header["target"]
+    linker = _linker(target)
+    with tempfile.TemporaryDirectory(prefix="alt-save-") as folder:
+        compiled = Path(folder) / _OBJECT
+        module.library.mod.write_to_file(str(compiled))
+        if linker is None:
+            return _OBJECT, compiled.read_bytes()
+        return _SHARED, _link(linker, compiled).read_bytes()
+
+
+def _linker(target: Mapping[str, Any]) -> str | None:
+    """The compiler that links for a target; None if it has another architecture and none is here.
+
+    Raises:
+        AltError: if the target has this machine's architecture, and there is no C compiler.
+    """
+    if target["arch"] != architecture():
+        found = (shutil.which(f"{target['mtriple']}-{name}") for name in ("gcc", "g++", "clang"))
+        return next((compiler for compiler in found if compiler), None)
+    linker = cc.get_cc()
+    if linker is None or shutil.which(linker) is None:
+        named = f"{linker!r}, which CXX or CC names, is not there" if linker else "none is on PATH"
+        raise AltError(f"saving a module needs a C compiler to link it, but {named}; install gcc")
+    return linker
+
+
+def _link(linker: str, compiled: Path) -> Path:
+    shared = compiled.with_name(_SHARED)
+    command = [linker, "-shared", "-fPIC", "-o", str(shared), str(compiled), "-lm"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise AltError(f"cannot link the module with {linker}: {said[-1]}") from error
+    return shared
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _map(path: Path) -> np.ndarray:
+    """The bytes of a file, read when they are looked at; writing changes private copies."""
+    try:
+        if path.is_dir():
+            raise AltError(f"cannot load {path}: it is a folder, not an artifact")
+        if path.stat().st_size == 0:
+            raise AltError(f"cannot load {path}: the file is empty")
+        return np.asarray(np.memmap(path, np.uint8, "c"))
+    except FileNotFoundError as error:
+        raise AltError(f"cannot load {path}: there is no such file") from error
+    except OSError as error:
+        raise AltError(f"cannot load {path}: {error.strerror or error}") from error
+
+
+def _slice(content: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+    start, size = place
+    return content[start : start + size]
+
+
+def _members(path: Path, content: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Offset and size of each member; every one is as it was written."""
+    damaged = AltError(f"cannot load {path}: the file is damaged or cut short; copy or save it again")
+    begin = bytes(content[: _LOCAL_HEADER.size + len(_HEADER)])
+    if begin[:4] != b"PK\x03\x04" or not begin.endswith(_HEADER.encode()):
+        raise AltError(f"cannot load {path}: it is not an artifact that ALT saved")
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, struct.error, ValueError, OSError) as error:
+        raise damaged from error
+    for info in infos:
+        start, size = info.header_offset, info.file_size
+        local = bytes(content[start : start + _LOCAL_HEADER.size])
+        if len(local) < _LOCAL_HEADER.size or info.compress_type != zipfile.ZIP_STORED:
+            raise damaged
+        name_bytes, extra_bytes = _LOCAL_HEADER.unpack(local)[-2:]
+        start += _LOCAL_HEADER.size + name_bytes + extra_bytes
+        if zlib.crc32(content[start : start + size]) != info.CRC:
+            raise damaged
+        found[info.filename] = (start, size)
+    if {_HEADER, _WEIGHTS} - set(found) or not {_SHARED, _OBJECT} & set(found):
+        raise damaged
+    return found
+
+
+def _header(
+    path: Path, content: np.ndarray, members: Mapping[str, tuple[int, int]]
+) -> dict[str, Any]:
+    header = json.loads(bytes(_slice(content, members[_HEADER])))
+    if header["format"] > FORMAT:
+        raise AltError(
+            f"cannot load {path}: its format is {header['format']} (ALT "
+            f"{header['versions']['alt']}), and this ALT knows {FORMAT}; install a newer ALT, or "
+            "compile the model again"
+        )
+    return header
+
+
+def _load_code(path: Path, name: str, code: np.ndarray, header: Mapping[str, Any]) -> Any:
+    with tempfile.TemporaryDirectory(prefix="alt-load-") as folder:
+        file = Path(folder) / name
+        try:
+            file.write_bytes(memoryview(code))
+        except OSError as error:
+            raise AltError(f"cannot load {path}: cannot unpack its code: {error}") from error
+        if name == _OBJECT:
+            linker = _linker(header["target"])
+            assert linker is not None
+            file = _link(linker, file)
+        try:
+            return tvm.runtime.load_module(str(file))
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            made, here = header["versions"]["tvm"], tvm.__version__
+            raise AltError(
+                f"cannot load {path}: its code does not load: {said}; it was made with TVM {made}, "
+                f"and this is {here}"
+            ) from error

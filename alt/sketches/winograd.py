@@ -1,0 +1,400 @@
+"""Winograd convolution: 3x3 (and n x3x3) windows of stride 1 with 2.25 or 4 times fewer products.
+
+An output tile of m x m comes from (m+2) x (m+2) products in a transformed space. Two kernels: one
+transforms the input, the other multiplies with weights transformed at compile time, transforms
+back and applies the epilogue. Whether it pays is computed from the shape: where images are small,
+the larger weights make it memory-bound.
+
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from alt.elementary import Emitter, Expr, f32
+from alt.graph import Node, Value
+from alt.kernels import Kernel
+from alt.sketches.conv import choose_tile, has_packed_weights
+from alt.sketches.generic import fill_border
+from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
+from alt.storage import Border
+from alt.target import Machine
+from primitives import Layout
+
+_INPUT = {
+    2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+    4: [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+}
+_WEIGHT = {
+    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    4: [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+}
+_OUTPUT = {
+    2: [[1, 1, 1, 0], [0, 1, -1, -1]],
+    4: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+}
+"""The transforms of F(2x2, 3x3) and F(4x4, 3x3), by m."""
+
+TILES_A_CHUNK = 32
+"""At most this many tiles are multiplied together; their products stay in the second-level cache."""
+
+MEMORY_BYTES_PER_CYCLE = 8
+"""What one core gets from beyond its own caches, for weights that are read once."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How an image is cut into tiles.
+
+    Attributes:
+        m: a tile is m x m outputs.
+        down: rows of tiles.
+        across: tiles in a row.
+        chunks: groups of tiles that are multiplied together.
+        chunk: tiles in each (the last one repeats the last tile).
+    """
+
+    m: int
+    down: int
+    across: int
+    chunks: int
+    chunk: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one image."""
+        return self.down * self.across
+
+    @property
+    def products(self) -> int:
+        """Points of the transformed space."""
+        return (self.m + 2) ** 2
+
+
+def grid_of(m: int, height: int, width: int) -> Grid:
+    """The tiles of an output image."""
+    down, across = -(-height // m), -(-width // m)
+    chunks = -(-down * across // TILES_A_CHUNK)
+    return Grid(m, down, across, chunks, -(-down * across // chunks))
+
+
+def choose_winograd(node: Node, machine: Machine) -> int:
+    """The tile size to use for a convolution: 4, 2, or 0 to convolve directly."""
+    if node.op != "conv" or not has_packed_weights(node):
+        return 0
+    a = node.attrs
+    x, weight, output = node.inputs[0], node.inputs[1], node.output
+    spatial = len(output.shape) - 2
+    lanes = machine.lanes()
+    if (
+        spatial not in (2, 3)
+        or a["groups"] != 1
+        or weight.shape[-2:] != (3, 3)
+        or any(s != 1 for s in a["strides"])
+        or any(d != 1 for d in a["dilation"])
+        or x.shape[1] < lanes
+        or output.shape[1] < lanes
+        or output.dtype != "float32"
+    ):
+        return 0
+    batch, outputs, *outer, height, width = output.shape
+    channels, depth = x.shape[1], prod(weight.shape[2:-2])
+    images = batch * prod(outer)
+    pair = -(-channels // lanes) * lanes * outputs * depth
+    best, chosen = 0.85 * images * height * width * 9 * pair / lanes, 0
+    for m in (2, 4):
+        grid = grid_of(m, height, width)
+        tiles = images * grid.chunks * grid.chunk
+        multiply = tiles * grid.products * pair / lanes
+        stream = 4 * grid.products * pair / MEMORY_BYTES_PER_CYCLE
+        # About eight vector instructions a point on the way in, and as many on the way out.
+        transform = 8 * tiles * grid.products * (channels + outputs) / lanes
+        cycles = max(multiply, stream) + transform
+        if cycles < best:
+            best, chosen = cycles, m
+    return chosen
+
+
+def winograd_kernels(kernel: Kernel, m: int, machine: Machine, name: str) -> tuple[Kernel, Kernel]:
+    """The input transform and the product that replace a convolution kernel."""
+    node = kernel.anchor
+    assert node is not None
+    x = node.inputs[0]
+    lanes = machine.lanes()
+    *outer, height, width = node.output.shape[2:]
+    grid = grid_of(m, height, width)
+    lo, hi = node.attrs["pads"][0] if outer else (0, 0)
+    depth = x.shape[2] + lo + hi if outer else 1
+    shape = (x.shape[0], depth, grid.chunks, grid.products, -(-x.shape[1] // lanes), grid.chunk, lanes)
+    transformed = Value(name, shape, x.dtype)
+    attrs = {**node.attrs, "grid": (m, height, width), "kernel": node.inputs[1].shape[2:]}
+    before = Node("winograd_input", "winograd_input", (x,), transformed, attrs)
+    after = Node(
+        "winograd", node.name, (transformed, *node.inputs[1:]), node.output, {**attrs, "channels": x.shape[1]}
+    )
+    nodes = tuple(after if n is node else n for n in kernel.nodes)
+    also = any(x in n.inputs for n in nodes)
+    inputs = [v for v in kernel.inputs if v is not x or also]
+    return (
+        Kernel(before, (before,), (x,), transformed),
+        Kernel(after, nodes, (transformed, *inputs), kernel.output),
+    )
+
+
+def winograd_border(node: Node) -> Border:
+    """The zeros around the input: its padding, and what the last tiles reach beyond it."""
+    m, height, width = node.attrs["grid"]
+    grid = grid_of(m, height, width)
+    shape = node.inputs[0].shape[2:]
+    pads = list(node.attrs["pads"])
+    for axis, tiles in ((-2, grid.down), (-1, grid.across)):
+        lo = pads[axis][0]
+        pads[axis] = (lo, max(0, tiles * m + 2 - lo - shape[axis]))
+    return tuple(pads)
+
+
+def _combine(emit: Emitter, row: Sequence[float], terms: Sequence[Expr]) -> Expr:
+    """A linear combination, without products by 0, 1 and -1."""
+    total: Expr = None
+    for factor, term in zip(row, terms, strict=True):
+        if factor == 0:
+            continue
+        size = abs(factor)
+        product = term if size == 1 else term * f32(float(size))
+        if total is None:
+            total = product if factor > 0 else f32(0.0) - product
+        else:
+            total = total + product if factor > 0 else total - product
+    return emit.bind(total)
+
+
+def _both_sides(emit: Emitter, matrix: Sequence[Sequence[float]], cells: list[list[Expr]]) -> list[list[Expr]]:
+    """matrix * cells * matrix^T."""
+    columns = range(len(cells[0]))
+    half = [[_combine(emit, row, [line[j] for line in cells]) for j in columns] for row in matrix]
+    return [[_combine(emit, row, line) for row in matrix] for line in half]
+
+
+def transform_input(scope: Scope) -> Stmt:
+    """Every (m+2) x (m+2) window of the input, transformed, a vector of channels at a time."""
+    node = scope.kernel.anchor
+    assert node is not None
+    x = node.inputs[0]
+    grid = grid_of(*node.attrs["grid"])
+    size = grid.m + 2
+    (_, depth, _, _, blocks, _, lanes) = node.output.shape
+    volume = len(x.shape) == 5
+    *before, top, left = (lo for lo, _ in node.attrs["pads"])
+
+    def window(n: Expr, d: Expr, c: Expr, b: Expr) -> Stmt:
+        def tile(t: Expr) -> Stmt:
+            where = tirx.Var("tile", "int32")
+            last = tirx.min(c * grid.chunk + t, i32(grid.tiles - 1))
+            y, z = where // grid.across, where % grid.across
+
+            def lane(k: Expr) -> Stmt:
+                emit = Emitter()
+                cells = [
+                    [
+                        emit.bind(
+                            scope.load(
+                                x,
+                                [
+                                    n,
+                                    b * lanes + k,
+                                    *([d - before[0]] if volume else []),
+                                    y * grid.m + (i - top),
+                                    z * grid.m + (j - left),
+                                ],
+                            )
+                        )
+                        for j in range(size)
+                    ]
+                    for i in range(size)
+                ]
+                result = _both_sides(emit, _INPUT[grid.m], cells)
+                stores = [
+                    scope.store([n, d, c, i32(i * size + j), b, t, k], result[i][j])
+                    for i in range(size)
+                    for j in range(size)
+                ]
+                return seq(*emit.statements, *stores)
+
+            return seq(tirx.Bind(where, last), scope.loop(lanes, lane, VECTORIZED))
+
+        return scope.loop(grid.chunk, tile, name="t")
+
+    return scope.parallel([x.shape[0], depth, grid.chunks, blocks], window)
+
+
+def _transformed_weights(m: int, weight: np.ndarray) -> np.ndarray:
+    """Shape: (O, C, depth, (m+2)**2)."""
+    g = np.array(_WEIGHT[m])
+    w = weight.reshape(*weight.shape[:2], -1, 3, 3).astype("float64")
+    u = np.einsum("xi,ocdij,yj->ocdxy", g, w, g, optimize=True)
+    return u.reshape(*u.shape[:3], -1).astype(weight.dtype)
+
+
+def winograd(scope: Scope) -> Stmt:
+    """Products in the transformed space, the inverse transform, the epilogue."""
+    node = scope.kernel.anchor
+    assert node is not None
+    machine = scope.machine
+    v_in, weight = node.inputs[:2]
+    m = node.attrs["grid"][0]
+    grid = grid_of(*node.attrs["grid"])
+    batch, _, _, points, _, _, lanes = v_in.shape
+    outputs, channels = node.output.shape[1], node.attrs["channels"]
+    *outer, height, width = node.output.shape[2:]
+    depth = prod(node.attrs["kernel"][:-2])
+    blocks = -(-outputs // lanes)
+    tile = choose_tile(
+        1, grid.chunk, blocks, machine.registers, channels * lanes * 4, machine.l1_bytes
+    )
+    vectors, positions = tile.vectors, tile.columns
+    wide = vectors * lanes
+    layout = Layout.identity((outputs, channels, depth, points)).pad(0, 0, -outputs % wide)
+    layout = layout.split(0, (-1, wide)).reorder((0, 4, 3, 2, 1))
+    weights = scope.buffer(weight, layout, (f"winograd{m}", lambda w: _transformed_weights(m, w)))
+    acc = scope.local(positions * wide)
+    products = tirx.decl_buffer((points * grid.chunk * wide,), "float32", "products")
+
+    def multiply(n: Expr, o: Expr, d: Expr, c: Expr, p: Expr, first: Expr, count: int) -> Stmt:
+        """One register tile: `count` tiles by `wide` output channels at one point."""
+
+        def each(body: Any) -> Stmt:
+            return scope.loop(
+                count,
+                lambda t: scope.loop(
+                    vectors,
+                    lambda v: scope.loop(lanes, lambda k: body(t, v, k), VECTORIZED),
+                    UNROLLED,
+                ),
+                UNROLLED,
+            )
+
+        def cell(t: Expr, v: Expr, k: Expr) -> Expr:
+            return (t * vectors + v) * lanes + k
+
+        def step(kd: Expr, b: Expr, i: Expr) -> Stmt:
+            def fma(t: Expr, v: Expr, k: Expr) -> Stmt:
+                here = [cell(t, v, k)]
+                x = scope.load(v_in, [n, d + kd, c, p, b, first + t, i])
+                at = scope.address(layout, [(o * vectors + v) * lanes + k, b * lanes + i, kd, p])
+                total = tirx.BufferLoad(acc, here) + x * tirx.BufferLoad(weights, [at])
+                return tirx.BufferStore(acc, total, here)
+
+            return each(fma)
+
+        full, rest = divmod(channels, lanes)
+
+        def deep(kd: Expr) -> Stmt:
+            return seq(
+                scope.nest([full, lanes], lambda b, i: step(kd, b, i)) if full else None,
+                scope.loop(rest, lambda i: step(kd, i32(full), i)) if rest else None,
+            )
+
+        def keep(t: Expr, v: Expr, k: Expr) -> Stmt:
+            at = (p * grid.chunk + first + t) * wide + v * lanes + k
+            return tirx.BufferStore(products, tirx.BufferLoad(acc, [cell(t, v, k)]), [at])
+
+        zero = each(lambda *q: tirx.BufferStore(acc, f32(0.0), [cell(*q)]))
+        return seq(zero, scope.loop(depth, deep), each(keep))
+
+    def back(n: Expr, o: Expr, d: Expr, c: Expr, t: Expr, v: Expr) -> Stmt:
+        """The inverse transform of one tile, and the epilogue of its outputs."""
+        where = tirx.Var("tile", "int32")
+        y, z = where // grid.across, where % grid.across
+
+        def lane(k: Expr) -> Stmt:
+            emit = Emitter()
+            size = m + 2
+            cells = [
+                [
+                    emit.bind(
+                        tirx.BufferLoad(
+                            products,
+                            [((i * size + j) * grid.chunk + t) * wide + v * lanes + k],
+                        )
+                    )
+                    for j in range(size)
+                ]
+                for i in range(size)
+            ]
+            result = _both_sides(emit, _OUTPUT[m], cells)
+            stores: list[Stmt] = []
+            for i in range(m):
+                for j in range(m):
+                    row, column = y * m + i, z * m + j
+                    last = Emitter()
+                    indices = [n, (o * vectors + v) * lanes + k, *([d] if outer else []), row, column]
+                    value = scope.evaluate(
+                        scope.kernel.output, indices, last, {node.output: result[i][j]}
+                    )
+                    store = seq(*last.statements, scope.store(indices, value))
+                    guards = [
+                        p < extent
+                        for p, extent, tiles in ((row, height, grid.down), (column, width, grid.across))
+                        if tiles * m > extent
+                    ]
+                    stores.append(tirx.IfThenElse(tirx.all(*guards), store, None) if guards else store)
+            return seq(*emit.statements, *stores)
+
+        body = seq(
+            tirx.Bind(where, c * grid.chunk + t), scope.loop(lanes, lane, VECTORIZED)
+        )
+        return body
+
+    def task(o: Expr, n: Expr, *rest: Expr) -> Stmt:
+        *above, c = rest
+        d = above[0] if above else i32(0)
+        whole, left = divmod(grid.chunk, positions)
+
+        def point(p: Expr) -> Stmt:
+            return seq(
+                scope.loop(whole, lambda t: multiply(n, o, d, c, p, t * positions, positions))
+                if whole
+                else None,
+                multiply(n, o, d, c, p, i32(whole * positions), left) if left else None,
+            )
+
+        def tile_back(t: Expr) -> Stmt:
+            body = scope.loop(vectors, lambda v: back(n, o, d, c, t, v))
+            return seq(scope.when(c * grid.chunk + t < grid.tiles, body))
+
+        first = tirx.all(*(q.equal(i32(0)) for q in rest))
+        fill = (
+            scope.loop(vectors, lambda v: seq(fill_border(scope, n, o * vectors + v)))
+            if fill_border(scope, n, i32(0)) is not None
+            else None
+        )
+        return seq(
+            tirx.AllocBuffer(products),
+            tirx.AllocBuffer(acc),
+            scope.when(first, fill) if fill is not None else None,
+            scope.loop(points, point, name="point"),
+            scope.loop(grid.chunk, tile_back, name="t"),
+        )
+
+    return scope.parallel([blocks // vectors, batch, *outer, grid.chunks], task)
