@@ -55,7 +55,11 @@ def save(module: Module, path: str | Path) -> None:
     """
     target = Path(path)
     if target.is_dir():
-        raise AltError(f"cannot write {target}: it is a folder")
+        raise AltError(f"cannot write {target}: it is a folder; name a file in it")
+    if not target.absolute().parent.is_dir():
+        raise AltError(
+            f"cannot write {target}: there is no folder {target.parent}; create it first"
+        )
     name, code = _code(module)
     header = {
         **module.header,
@@ -94,9 +98,7 @@ def load(path: str | Path, *, threads: int | None = None) -> Module:
     name = _SHARED if _SHARED in members else _OBJECT
     code, weights = _slice(content, members[name]), _slice(content, members[_WEIGHTS])
     library = _load_code(source, name, code, header)
-    return Module(
-        library, weights, header, threads or header["threads"], (name, code)
-    )
+    return Module(library, weights, header, threads or header["threads"], (name, code))
 
 
 def _version(package: str) -> str | None:
@@ -218,7 +220,7 @@ def _slice(content: np.ndarray, place: tuple[int, int]) -> np.ndarray:
 
 def _members(path: Path, content: np.ndarray) -> dict[str, tuple[int, int]]:
     """Offset and size of each member; every one is as it was written."""
-    damaged = AltError(f"cannot load {path}: the file is damaged or cut short; copy or save it again")
+    damaged = AltError(f"cannot load {path}: the file is damaged or cut short; copy it again")
     begin = bytes(content[: _LOCAL_HEADER.size + len(_HEADER)])
     if begin[:4] != b"PK\x03\x04" or not begin.endswith(_HEADER.encode()):
         raise AltError(f"cannot load {path}: it is not an artifact that ALT saved")
@@ -238,14 +240,13 @@ def _members(path: Path, content: np.ndarray) -> dict[str, tuple[int, int]]:
         if zlib.crc32(content[start : start + size]) != info.CRC:
             raise damaged
         found[info.filename] = (start, size)
-    if {_HEADER, _WEIGHTS} - set(found) or not {_SHARED, _OBJECT} & set(found):
-        raise damaged
     return found
 
 
 def _header(
     path: Path, content: np.ndarray, members: Mapping[str, tuple[int, int]]
 ) -> dict[str, Any]:
+    """The header of a file that this version can read."""
     header = json.loads(bytes(_slice(content, members[_HEADER])))
     if header["format"] > FORMAT:
         raise AltError(

@@ -83,7 +83,8 @@ def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
     for number, value in enumerate(graph.inputs):
         places[value] = (f"in{number}", 0)
     symbols = {name: ir.GlobalVar(name) for name in functions}
-    entries = _entries(graph, outputs, steps, symbols, places, constants, weights.size, arena, machine)
+    sizes = weights.size, arena
+    entries = _entries(graph, outputs, steps, symbols, places, constants, sizes, machine)
     module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
     library = tvm.compile(module, machine.target, tir_pipeline="tirx")
     return Program(library, steps, weights, arena, plan, places, module)
@@ -208,7 +209,7 @@ def _constant_key(argument: Argument) -> tuple[Value, str, str]:
 def _plan_memory(
     graph: Graph, plan: Plan, steps: Sequence[Step], outputs: Sequence[Value]
 ) -> tuple[int, dict[Value, tuple[str, int]]]:
-    """Places in one arena for everything computed; memory is reused once nobody reads it any more."""
+    """Places in one arena for everything computed; memory is reused once nobody reads it."""
     last_use: dict[Value, int] = {}
     for when, step in enumerate(steps):
         for argument in step.arguments:
@@ -251,8 +252,7 @@ def _entries(
     symbols: Mapping[str, ir.GlobalVar],
     places: Mapping[Value, tuple[str, int]],
     constants: Mapping[tuple[Value, str, str], int],
-    weight_bytes: int,
-    arena_bytes: int,
+    sizes: tuple[int, int],
     machine: Machine,
 ) -> dict[ir.GlobalVar, Any]:
     """`main` calls every kernel; `profile` reads the clock in between."""
@@ -261,6 +261,7 @@ def _entries(
         for number, value in enumerate(values):
             name = f"{prefix}{number}"
             buffers[name] = tirx.decl_buffer((max(prod(value.shape), 1),), value.dtype, name)
+    weight_bytes, arena_bytes = sizes
     buffers["weights"] = tirx.decl_buffer((weight_bytes,), "uint8", "weights")
     buffers["arena"] = tirx.decl_buffer((arena_bytes,), "uint8", "arena")
 
@@ -283,7 +284,8 @@ def _entries(
         for step in steps
     ]
     stamps = tirx.decl_buffer((2 * len(steps) + 2,), "int64", "stamps")
-    clock = i32(_MONOTONIC_DARWIN if "darwin" in str(machine.description["mtriple"]) else _MONOTONIC)
+    darwin = "darwin" in str(machine.target.attrs.get("mtriple", ""))
+    clock = i32(_MONOTONIC_DARWIN if darwin else _MONOTONIC)
 
     def stamp(number: int) -> Any:
         """Store seconds and nanoseconds, as the C library's clock gives them."""

@@ -18,7 +18,7 @@ from alt.kernels import fuse
 from alt.module import Module, Signature
 from alt.propagate import plan_layouts
 from alt.relax_graph import to_graph
-from alt.target import resolve
+from alt.target import physical_cores, resolve
 from alt.verify import verify as compare
 
 Model = str | Path | bytes | onnx.ModelProto
@@ -74,7 +74,9 @@ def compile(  # noqa: A001 - the verb users know
         "outputs": [Signature(*value).to_dict() for value in imported.outputs],
         "kernels": describe_kernels(graph, program),
     }
-    module = Module(program.library, program.weights, header, machine.cores)
+    module = Module(
+        program.library, program.weights, header, threads or min(machine.cores, physical_cores())
+    )
     if verify:
         tell("verify")
         found = compare(model, module, constants=constants)

@@ -160,7 +160,7 @@ class Module:
         expected = ", ".join(map(str, self.inputs))
         if len(args) > len(self.inputs):
             raise AltError(
-                f"called with {len(args)} inputs, but the model takes {len(self.inputs)}: {expected}"
+                f"called with {len(args)} inputs; the model takes {len(self.inputs)}: {expected}"
             )
         names = [s.name for s in self.inputs]
         for name in named:

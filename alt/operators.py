@@ -54,11 +54,11 @@ def _silu(emit: Emitter, x: Expr) -> Expr:
 
 
 def _bound_max(emit: Emitter, a: Expr, b: Expr) -> Expr:
-    return tirx.max(emit.bind(a), b)
+    return tirx.max(b, emit.bind(a))
 
 
 def _bound_min(emit: Emitter, a: Expr, b: Expr) -> Expr:
-    return tirx.min(emit.bind(a), b)
+    return tirx.min(b, emit.bind(a))
 
 
 MAPS: dict[str, Map] = {

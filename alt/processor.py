@@ -63,7 +63,7 @@ def architecture(triple: str = "") -> str:
     return {"arm64": "aarch64", "amd64": "x86_64", "x64": "x86_64"}.get(name, name)
 
 
-def features_of(target: tvm.target.Target) -> list[str]:
+def features_of(target: Any) -> list[str]:
     """The features that code for a target may use, of those that vary between CPUs."""
     has = tvm.get_global_func("target.target_has_feature", allow_missing=True)
     if has is None:
@@ -116,7 +116,9 @@ def refusal(
     """
     here = arch or architecture()
     if target["arch"] != here:
-        return f"it was compiled for {target['arch']} ({target['mcpu']}), and this machine is {here}"
+        return (
+            f"it was compiled for {target['arch']} ({target['mcpu']}), and this machine is {here}"
+        )
     offered = features_here() if features is None else frozenset(features)
     missing = [name for name in target["features"] if name not in offered]
     if missing:

@@ -116,7 +116,24 @@ class _Planner:
             )
         if anchor is None and all(n.op == "map" for n in kernel.nodes):
             return any(v in self.blocked and v.shape == output.shape for v in kernel.inputs)
+        if anchor is None and all(n.op == "view" for n in kernel.nodes):
+            # It is a copy in any case: it may as well write what its readers want.
+            readers = [k.anchor for k in self.kernels if output in k.inputs]
+            return bool(readers) and all(
+                r is not None and r.op in _STORED and self._wants_blocks(r) for r in readers
+            )
         return False
+
+    def _wants_blocks(self, anchor: Node) -> bool:
+        """Whether an anchor wants its first input in channel blocks."""
+        value = anchor.inputs[0]
+        if anchor.op == "winograd_input":
+            return True
+        if anchor.op == "pool":
+            return value in self.blocked
+        # Few channels, as in the first convolution of a network, would leave blocks mostly empty.
+        enough = value.shape[1] * 2 > self.lanes or is_depthwise(anchor)
+        return wants_blocks(anchor, self.lanes) and enough
 
     def _with_stored_input(
         self, kernel: Kernel, copies: dict[Value, Value], kernels: list[Kernel]
@@ -125,16 +142,13 @@ class _Planner:
         if anchor is None or anchor.op not in _STORED:
             return kernel
         value = anchor.inputs[0]
+        blocks = self._wants_blocks(anchor)
         if anchor.op == "winograd_input":
-            border, blocks = winograd_border(anchor), True
+            border = winograd_border(anchor)
         elif anchor.op == "pool":
-            border = pool_border(anchor, value in self.blocked)
-            blocks = value in self.blocked
+            border = pool_border(anchor, blocks)
         else:
             border = required_border(anchor)
-            blocks = wants_blocks(anchor, self.lanes) and (
-                value.shape[1] * 2 > self.lanes or is_depthwise(anchor)
-            )
         free = value not in self.graph.inputs and value not in self.graph.constants
         if value in copies:
             value = copies[value]

@@ -1,4 +1,4 @@
-"""The machine that code is compiled for: a TVM target and the numbers that schedules are made from."""
+"""The machine that code is compiled for: a TVM target and the numbers that make schedules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import tvm
 
@@ -27,7 +28,7 @@ class Machine:
         cores: physical cores that kernels are scheduled for.
     """
 
-    target: tvm.target.Target
+    target: Any
     vector_bytes: int
     registers: int
     l1_bytes: int
@@ -92,7 +93,9 @@ def _cache_bytes(level: int, otherwise: int) -> int:
     return otherwise
 
 
-def resolve(target: str | dict[str, object] | tvm.target.Target = "llvm", threads: int | None = None) -> Machine:
+def resolve(
+    target: str | dict[str, object] | tvm.target.Target = "llvm", threads: int | None = None
+) -> Machine:
     """Fill in a target from this machine, and work out the numbers that schedules need.
 
     Args:
@@ -104,15 +107,17 @@ def resolve(target: str | dict[str, object] | tvm.target.Target = "llvm", thread
     Raises:
         AltError: if the target is not one that ALT can compile for.
     """
+    if threads is not None and threads < 1:
+        raise AltError(f"cannot compile for {threads} threads: give at least 1")
     try:
-        given = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
+        given: Any = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
     except Exception as cause:
         first = str(cause).strip().splitlines()[-1]
         raise AltError(f"target {target!r} is not a TVM target: {first}") from cause
     kind = str(given.kind.name)
     if kind != "llvm":
         raise AltError(f"target kind {kind!r} is not supported yet; use 'llvm'")
-    options: dict[str, object] = {"kind": "llvm"}
+    options: dict[str, Any] = {"kind": "llvm"}
     for name in ("mcpu", "mtriple", "mattr"):
         value = given.attrs.get(name)
         if value:
@@ -126,7 +131,7 @@ def resolve(target: str | dict[str, object] | tvm.target.Target = "llvm", thread
         assumed = features_of(tvm.target.Target(options))
         hidden = [f"-{name}" for name in assumed if name not in features_here()]
         if hidden:
-            options["mattr"] = [*options.get("mattr", []), *hidden]  # type: ignore[misc]
+            options["mattr"] = [*options.get("mattr", []), *hidden]
     cores = threads or int(given.attrs.get("num-cores") or 0) or (physical_cores() if native else 4)
     options["num-cores"] = cores
     full = tvm.target.Target(options)

@@ -1,9 +1,9 @@
 """Laws that hold for every layout.
 
 Bugs the author planted, and what caught each:
-- `Pad`: an upper bound of `<=`, `Reorder`: the permutation for its inverse, `Fuse`: wrong strides of
-  three axes, `Split`: digits without remainder: all by `test_every_cell_is_an_element_or_fill`, none
-  by `test_unpack_undoes_pack`;
+- `Pad`: an upper bound of `<=`; `Reorder`: the permutation for its inverse; `Fuse`: wrong strides
+  of three axes; `Split`: digits without remainder: each by `test_every_cell_is_an_element_or_fill`,
+  none by `test_unpack_undoes_pack`;
 - merged reorders composed in the wrong order: `test_builders_mean_the_steps_they_stand_for`;
 - `border` that ignores reorders, or pads after a split: `test_border_indices_find_fill`;
 - `unpack` that transposes the way `pack` does: `test_unpack_undoes_pack`.
