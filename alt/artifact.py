@@ -32,6 +32,7 @@ import tvm
 from tvm.support import cc
 
 from alt.errors import AltError
+from alt.memory import ALIGNMENT, aligned_empty
 from alt.module import Module
 from alt.processor import architecture, refusal
 
@@ -96,7 +97,11 @@ def load(path: str | Path, *, threads: int | None = None) -> Module:
     if reason is not None:
         raise AltError(f"cannot load {source}: {reason}; compile the model for this machine")
     name = _SHARED if _SHARED in members else _OBJECT
-    code, weights = _slice(content, members[name]), _slice(content, members[_WEIGHTS])
+    code, weights = (_slice(content, members[member]) for member in (name, _WEIGHTS))
+    if weights.ctypes.data % ALIGNMENT:  # another program packed the archive again
+        copy = aligned_empty(weights.size)
+        copy[:] = weights
+        weights = copy
     library = _load_code(source, name, code, header)
     return Module(library, weights, header, threads or header["threads"], (name, code))
 
@@ -237,7 +242,7 @@ def _members(path: Path, content: np.ndarray) -> dict[str, tuple[int, int]]:
             raise damaged
         name_bytes, extra_bytes = _LOCAL_HEADER.unpack(local)[-2:]
         start += _LOCAL_HEADER.size + name_bytes + extra_bytes
-        if zlib.crc32(content[start : start + size]) != info.CRC:
+        if zlib.crc32(content[start : start + size].data) != info.CRC:
             raise damaged
         found[info.filename] = (start, size)
     return found
@@ -261,7 +266,7 @@ def _load_code(path: Path, name: str, code: np.ndarray, header: Mapping[str, Any
     with tempfile.TemporaryDirectory(prefix="alt-load-") as folder:
         file = Path(folder) / name
         try:
-            file.write_bytes(memoryview(code))
+            file.write_bytes(code.data)
         except OSError as error:
             raise AltError(f"cannot load {path}: cannot unpack its code: {error}") from error
         if name == _OBJECT:

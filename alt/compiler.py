@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from alt.attention import fuse_attention
 from alt.build import build
 from alt.canonical import canonicalize
 from alt.describe import describe_kernels
@@ -61,7 +62,7 @@ def compile(  # noqa: A001 - the verb users know
     tell("simplify")
     graph = canonicalize(to_graph(imported.module, imported.weights, len(imported.inputs)))
     tell("fuse")
-    kernels = fuse(graph)
+    kernels = fuse_attention(graph, fuse(graph))
     tell("layouts")
     plan = plan_layouts(graph, kernels, machine)
     tell("build")

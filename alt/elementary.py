@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm_ffi as ffi
 from tvm import tirx
+
+from primitives.expressions import reads_of
 
 Expr = Any
 """A TVM primitive expression; TVM ships no stubs."""
+
+
+LARGE = 200
+"""TVM puts a name's value in place of the name when it simplifies; it may not grow beyond this."""
 
 
 class Emitter:
@@ -20,16 +27,41 @@ class Emitter:
 
     def __init__(self) -> None:
         self.statements: list[Any] = []
+        self._sizes: dict[Any, int] = {}
+        self._nothing: dict[str, Any] = {}
 
     def bind(self, value: Expr) -> Expr:
         """Name an expression; the returned variable can be used any number of times."""
         if isinstance(value, tirx.IntImm | tirx.FloatImm) or not hasattr(value, "ty"):
             return value
-        if dtype_of(value) == "bool":
+        dtype = dtype_of(value)
+        if dtype == "bool":
             return tirx.NE(self.bind(number_of(value, "int8")), tirx.const(0, "int8"))
-        variable = tirx.Var("t", dtype_of(value))
+        size = self._size(value)
+        if size > LARGE:
+            value, size = self._hidden(value), 1
+        variable = tirx.Var("t", dtype)
+        self._sizes[variable] = size
         self.statements.append(tirx.Bind(variable, value))
         return variable
+
+    def _size(self, value: Expr) -> int:
+        """How large an expression is once every name in it stands for its value."""
+        if reads_of(value):
+            return 1  # TVM leaves values that depend on memory alone
+        found = [1]
+        ffi.structural_walk(value, [(tirx.Var, lambda v: found.append(self._sizes.get(v, 1)))])
+        return sum(found)
+
+    def _hidden(self, value: Expr) -> Expr:
+        """The same value, to TVM one that depends on memory; LLVM sees through it."""
+        dtype = dtype_of(value)
+        if dtype not in self._nothing:
+            cell = tirx.decl_buffer((1,), dtype, "nothing", scope="local")
+            zero = tirx.const(-0.0 if "float" in dtype else 0, dtype)  # x + -0.0 is x, +0.0 is not
+            self.statements += [tirx.AllocBuffer(cell), tirx.BufferStore(cell, zero, [0])]
+            self._nothing[dtype] = tirx.BufferLoad(cell, [0])
+        return value + self._nothing[dtype]
 
 
 class Inline(Emitter):

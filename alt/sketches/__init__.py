@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from alt.sketches.attention import attention
 from alt.sketches.conv import convolution, depthwise, is_depthwise, wants_blocks
 from alt.sketches.direct import direct_convolution
 from alt.sketches.generic import concat, elementwise
@@ -17,6 +18,7 @@ from alt.sketches.winograd import transform_input, winograd
 Sketch = Callable[[Scope], Stmt]
 
 SKETCHES: dict[str, Sketch] = {
+    "attention": attention,
     "concat": concat,
     "conv": convolution,
     "conv_transpose": convolution,

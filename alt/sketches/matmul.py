@@ -42,11 +42,11 @@ def matmul(scope: Scope) -> Stmt:
     def a_at(batch_at: Sequence[Expr], row: Expr, k: Expr) -> Expr:
         where = split_row(batch_at, row)
         index = [*where, k] if len(a.shape) > 1 else [k]
-        return scope.evaluate(a, _fit(index, a.shape), Inline())
+        return scope.evaluate(a, fit(index, a.shape), Inline())
 
     # Rows whose addresses agree in the low 12 bits compete for the same few ways of the first-level
     # cache: take fewer at a time.
-    stride = _stride(scope, lambda row: a_at([i32(0)] * len(batch), row, i32(0)))
+    stride = stride_of(scope, lambda row: a_at([i32(0)] * len(batch), row, i32(0)))
     conflict = height > 1 and stride is not None and stride * 4 % 2048 == 0
     tile = choose_tile(
         1,
@@ -64,7 +64,7 @@ def matmul(scope: Scope) -> Stmt:
 
     def b_at(batch_at: Sequence[Expr], k: Expr, column: Expr) -> Expr:
         index = [*batch_at, k, column] if len(b.shape) > 1 else [k]
-        return scope.evaluate(b, _fit(index, b.shape), Inline())
+        return scope.evaluate(b, fit(index, b.shape), Inline())
 
     def out_index(batch_at: Sequence[Expr], row: Expr, column: Expr) -> list[Expr]:
         index = [*split_row(batch_at, row)]
@@ -102,7 +102,7 @@ def matmul(scope: Scope) -> Stmt:
             def vector(k: Expr, v: Expr) -> Stmt:
                 return scope.loop(lanes, lambda i: cell(k, v * lanes + i), VECTORIZED)
 
-            if width % wide == 0 and _stride(scope, lambda lane: b_at(batch_at, i32(0), lane)) == 1:
+            if width % wide == 0 and stride_of(scope, lambda lane: b_at(batch_at, i32(0), lane)) == 1:
                 return scope.nest([depth, vectors], vector)
             return scope.loop(wide, lambda lane: scope.loop(depth, lambda k: cell(k, lane)))
 
@@ -218,7 +218,7 @@ def matmul(scope: Scope) -> Stmt:
     return scope.parallel([tiles, whole + (1 if left else 0)], one_tile)
 
 
-def _fit(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
+def fit(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
     """Indices of an operand whose batch is broadcast."""
     kept = list(index)[len(index) - len(shape) :]
     batch = max(len(shape) - 2, 0)
@@ -227,7 +227,7 @@ def _fit(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
     ]
 
 
-def _stride(scope: Scope, element: Callable[[Expr], Expr]) -> int | None:
+def stride_of(scope: Scope, element: Callable[[Expr], Expr]) -> int | None:
     """How far apart neighbouring elements lie in memory; None unless it is one constant distance."""
     at = tirx.Var("at", "int32")
     first, second = reads_of(element(at)), reads_of(element(at + 1))

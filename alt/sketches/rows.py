@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 from tvm import tirx
 
@@ -41,21 +42,38 @@ def _spread(scope: Scope, extents: Sequence[int], work: int, body: Callable[...,
     return scope.nest(list(extents), body)
 
 
-class _Row:
-    """Vectorised passes over one row of `length` elements, held in a private array."""
+class Row:
+    """Vectorised passes over one row of `length` elements, held in a private array.
 
-    def __init__(self, scope: Scope, length: int, dtype: str) -> None:
+    Args:
+        buffer: the array, if it is not the row's own.
+        base: where the row begins in it.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        length: int,
+        dtype: str,
+        buffer: Any = None,
+        base: Expr = 0,
+    ) -> None:
         self.scope = scope
         self.length = length
         self.dtype = dtype
         self.lanes = scope.machine.lanes(dtype)
         self.whole, self.rest = divmod(length, self.lanes)
-        self.buffer = tirx.decl_buffer((length,), dtype, "row")
+        self.base = base
+        self.owned = buffer is None
+        self.buffer = tirx.decl_buffer((length,), dtype, "row") if buffer is None else buffer
         self.partial = scope.local(self.lanes, dtype, "partial")
         self.total = scope.local(1, dtype, "total")
 
     def load(self, position: Expr) -> Expr:
-        return tirx.BufferLoad(self.buffer, [position])
+        return tirx.BufferLoad(self.buffer, [self.base + position])
+
+    def store(self, position: Expr, value: Expr) -> Stmt:
+        return tirx.BufferStore(self.buffer, value, [self.base + position])
 
     def each(self, body: Callable[[Expr], Stmt]) -> Stmt:
         """A statement for every position, in vectors."""
@@ -126,9 +144,9 @@ class _Row:
     def result(self) -> Expr:
         return tirx.BufferLoad(self.total, [i32(0)])
 
-    def allocate(self, *body: Stmt) -> Stmt:
+    def allocate(self, *body: Stmt | None) -> Stmt:
         return seq(
-            tirx.AllocBuffer(self.buffer),
+            tirx.AllocBuffer(self.buffer) if self.owned else None,
             tirx.AllocBuffer(self.partial),
             tirx.AllocBuffer(self.total),
             *body,
@@ -136,12 +154,12 @@ class _Row:
 
 
 def _fill_row(
-    scope: Scope, row: _Row, source: Value, at: Callable[[Expr], list[Expr]]
+    scope: Scope, row: Row, source: Value, at: Callable[[Expr], list[Expr]]
 ) -> Callable[[Expr], Stmt]:
     def fill(position: Expr) -> Stmt:
         emit = Emitter()
         value = scope.evaluate(source, at(position), emit)
-        return seq(*emit.statements, tirx.BufferStore(row.buffer, value, [position]))
+        return seq(*emit.statements, row.store(position, value))
 
     return fill
 
@@ -157,7 +175,7 @@ def softmax(scope: Scope) -> Stmt:
     logarithm = node.name == "log_softmax"
 
     def task(*outer: Expr) -> Stmt:
-        row = _Row(scope, length, x.dtype)
+        row = Row(scope, length, x.dtype)
 
         def at(position: Expr) -> list[Expr]:
             return [*outer[:axis], position, *outer[axis:]]
@@ -168,7 +186,7 @@ def softmax(scope: Scope) -> Stmt:
         def power(position: Expr) -> Stmt:
             emit = Emitter()
             value = el.exp(emit, row.load(position) - maximum)
-            return seq(*emit.statements, tirx.BufferStore(row.buffer, value, [position]))
+            return seq(*emit.statements, row.store(position, value))
 
         def power_of(position: Expr, emit: Emitter) -> Expr:
             return el.exp(emit, row.load(position) - maximum)
@@ -212,7 +230,7 @@ def layer_norm(scope: Scope) -> Stmt:
     length = prod(inner)
 
     def task(*outer: Expr) -> Stmt:
-        row = _Row(scope, length, x.dtype)
+        row = Row(scope, length, x.dtype)
 
         def inside(position: Expr) -> list[Expr]:
             return delinear(position, inner) if len(inner) > 1 else [position]
@@ -365,7 +383,7 @@ def _along(scope: Scope) -> Stmt:
     extents = [x.shape[a] for a in inner]
 
     def task(*position: Expr) -> Stmt:
-        row = _Row(scope, max(prod(extents), 1), x.dtype)
+        row = Row(scope, max(prod(extents), 1), x.dtype)
         best = scope.local(1, x.dtype, "best")
         at = dict(zip(kept, position, strict=True))
 

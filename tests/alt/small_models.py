@@ -71,6 +71,4 @@ def arithmetic() -> onnx.ModelProto:
         "taken": (TensorProto.FLOAT, [5, 7]),
         "largest": (TensorProto.FLOAT, []),
     }
-    return model_of(
-        nodes, inputs, outputs, {"two": np.float32(2), "table": random(6, 7, seed=4)}
-    )
+    return model_of(nodes, inputs, outputs, {"two": np.float32(2), "table": random(6, 7, seed=4)})
