@@ -86,7 +86,10 @@ def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
     sizes = weights.size, arena
     entries = _entries(graph, outputs, steps, symbols, places, constants, sizes, machine)
     module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
-    library = tvm.compile(module, machine.target, tir_pipeline="tirx")
+    # This pass puts every named subexpression back where it is used, which grows expressions that
+    # share much (softplus, mish) out of all proportion.
+    with tvm.transform.PassContext(disabled_pass=["tirx.StmtSimplify"]):
+        library = tvm.compile(module, machine.target, tir_pipeline="tirx")
     return Program(library, steps, weights, arena, plan, places, module)
 
 

@@ -7,28 +7,36 @@ tested against NumPy); other dtypes go to the intrinsic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tvm_ffi as ffi
 from tvm import tirx
-
-from primitives.expressions import reads_of
 
 Expr = Any
 """A TVM primitive expression; TVM ships no stubs."""
 
 
 LARGE = 200
-"""TVM puts a name's value in place of the name when it simplifies; it may not grow beyond this."""
+"""TVM puts a name's value in place of the name while it simplifies and even while it generates
+code; nothing may grow beyond this on the way."""
+
+Room = Callable[[str], tuple[Any, Expr]]
+"""Takes a dtype, gives a private buffer and the index in it that is the current element's."""
 
 
 class Emitter:
-    """Collects `variable = expression` statements, so that an expression used twice is computed once."""
+    """Collects `variable = expression` statements, so that an expression used twice is computed once.
 
-    def __init__(self) -> None:
+    Attributes:
+        statements: what must run before the expressions handed out are used.
+        room: where a large value can be kept, if the sketch said so.
+    """
+
+    def __init__(self, room: Room | None = None) -> None:
         self.statements: list[Any] = []
+        self.room = room
         self._sizes: dict[Any, int] = {}
-        self._nothing: dict[str, Any] = {}
 
     def bind(self, value: Expr) -> Expr:
         """Name an expression; the returned variable can be used any number of times."""
@@ -39,7 +47,7 @@ class Emitter:
             return tirx.NE(self.bind(number_of(value, "int8")), tirx.const(0, "int8"))
         size = self._size(value)
         if size > LARGE:
-            value, size = self._hidden(value), 1
+            value, size = self._kept(value), 1
         variable = tirx.Var("t", dtype)
         self._sizes[variable] = size
         self.statements.append(tirx.Bind(variable, value))
@@ -47,21 +55,17 @@ class Emitter:
 
     def _size(self, value: Expr) -> int:
         """How large an expression is once every name in it stands for its value."""
-        if reads_of(value):
-            return 1  # TVM leaves values that depend on memory alone
         found = [1]
         ffi.structural_walk(value, [(tirx.Var, lambda v: found.append(self._sizes.get(v, 1)))])
         return sum(found)
 
-    def _hidden(self, value: Expr) -> Expr:
-        """The same value, to TVM one that depends on memory; LLVM sees through it."""
-        dtype = dtype_of(value)
-        if dtype not in self._nothing:
-            cell = tirx.decl_buffer((1,), dtype, "nothing", scope="local")
-            zero = tirx.const(-0.0 if "float" in dtype else 0, dtype)  # x + -0.0 is x, +0.0 is not
-            self.statements += [tirx.AllocBuffer(cell), tirx.BufferStore(cell, zero, [0])]
-            self._nothing[dtype] = tirx.BufferLoad(cell, [0])
-        return value + self._nothing[dtype]
+    def _kept(self, value: Expr) -> Expr:
+        """The same value, read from memory: TVM does not look behind that, and LLVM removes it."""
+        if self.room is None:
+            return value
+        buffer, index = self.room(dtype_of(value))
+        self.statements.append(tirx.BufferStore(buffer, value, [index]))
+        return tirx.BufferLoad(buffer, [index])
 
 
 class Inline(Emitter):

@@ -46,7 +46,7 @@ class Translation:
 
     def resolve(self, expr: Any) -> Any:
         """The value (or tuple of values, or shape) that a relax expression stands for."""
-        if isinstance(expr, tvm.ir.Constant):
+        if isinstance(expr, tvm.ir.GenericConst):
             return self.constant(expr.value.numpy())
         if isinstance(expr, relax.Tuple):
             return tuple(self.resolve(field) for field in expr.fields)
@@ -111,7 +111,7 @@ def translate_expression(state: Translation, expr: Any, nodes: list[Node]) -> An
         return _split(state, expr, nodes)
     operands: list[Any] = []
     for argument in expr.args:
-        if isinstance(argument, relax.Tuple | relax.Var | tvm.ir.Constant):
+        if isinstance(argument, relax.Tuple | relax.Var | tvm.ir.GenericConst):
             found = state.resolve(argument)
             if isinstance(found, Value):
                 operands.append(found)

@@ -78,6 +78,7 @@ class Scope:
         """What the sketch decided, for the report: plain data, as short as it can be said."""
         self._by_argument: dict[Any, Any] = {}
         self._producers = kernel.producers
+        self._lanes: Any = None  # of the vector loop being made: variable, extent, private buffers
         self._uses: dict[Value, int] = {}
         for node in kernel.nodes:
             for value in node.inputs:
@@ -97,7 +98,18 @@ class Scope:
             self.notes["vector"] = max(extent, self.notes.get("vector", 1))
         var = tirx.Var(name, "int32")
         self.analyzer.bind(var, ir.Range(0, extent))
-        return tirx.For(var, i32(0), i32(extent), kind, body(var))
+        if kind != VECTORIZED:
+            return tirx.For(var, i32(0), i32(extent), kind, body(var))
+        around, self._lanes = self._lanes, (var, extent, [])
+        made = tirx.For(var, i32(0), i32(extent), kind, body(var))
+        kept, self._lanes = self._lanes[2], around
+        return seq(*map(tirx.AllocBuffer, kept), made)
+
+    def room(self, dtype: str) -> tuple[Any, Expr]:
+        """A private buffer with an element for each lane of the vector loop around, and the lane."""
+        lane, lanes, kept = self._lanes
+        kept.append(self.local(lanes, dtype, "kept"))
+        return kept[-1], lane
 
     def nest(
         self, extents: Sequence[int], body: Callable[..., Stmt], kind: Any = SERIAL, name: str = "i"
@@ -211,6 +223,7 @@ class Scope:
             emit: takes the statements that name shared subexpressions.
             given: elements at these indices that are already known (the anchor's result).
         """
+        emit.room = self.room if self._lanes else None
         return self._evaluate(value, tuple(indices), emit, given or {}, {})
 
     def _evaluate(
