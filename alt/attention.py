@@ -45,9 +45,7 @@ def fuse_attention(graph: Graph, kernels: list[Kernel]) -> list[Kernel]:
             or any(weights.output in n.inputs for n in last.nodes if n is not weighted)
         ):
             continue
-        anchor = Node(
-            "attention", "attention", weighted.inputs, weighted.output, weighted.attrs
-        )
+        anchor = Node("attention", "attention", weighted.inputs, weighted.output, weighted.attrs)
         nodes = tuple(anchor if n is weighted else n for n in last.nodes)
         inputs = dict.fromkeys((*scores.inputs, *last.inputs))
         inputs.pop(weights.output)

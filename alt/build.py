@@ -118,9 +118,7 @@ def kernel_key(
     return "\n".join(lines)
 
 
-def _functions(
-    graph: Graph, plan: Plan, machine: Machine
-) -> tuple[dict[str, Any], list[Step]]:
+def _functions(graph: Graph, plan: Plan, machine: Machine) -> tuple[dict[str, Any], list[Step]]:
     functions: dict[str, Any] = {}
     made: dict[str, Step] = {}
     steps: list[Step] = []
@@ -148,9 +146,7 @@ def _identifier(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def _rebound(
-    arguments: Sequence[Argument], first: Kernel, kernel: Kernel
-) -> tuple[Argument, ...]:
+def _rebound(arguments: Sequence[Argument], first: Kernel, kernel: Kernel) -> tuple[Argument, ...]:
     """The arguments of an equal kernel, about this kernel's values."""
     if first is kernel:
         return tuple(arguments)

@@ -133,7 +133,7 @@ def sums_of_stacks(graph: Graph) -> Graph:
 
 
 def _without_identity_views(graph: Graph) -> Graph:
-    """Drop views that change nothing: two reshapes that cancel, a reshape or broadcast to itself."""
+    """Drop views that change nothing: reshapes that cancel, a broadcast to the same shape."""
     producers = graph.producers()
     renamed: dict[Value, Value] = {}
     nodes: list[Node] = []
@@ -162,7 +162,8 @@ def _without_identity_views(graph: Graph) -> Graph:
 
 def scales_into_weights(graph: Graph) -> Graph:
     """`conv(x, w) * s` with a constant a channel becomes `conv(x, w * s)`; so does a later scale
-    behind an addition of constants: `(conv(x, w) + b) * s` is `conv(x, w * s) + b * s`."""
+    behind an addition of constants: `(conv(x, w) + b) * s` is `conv(x, w * s) + b * s`.
+    """
     graph = _without_identity_views(graph)
     readers = graph.consumers()
     constants = dict(graph.constants)
@@ -224,7 +225,7 @@ def scales_into_weights(graph: Graph) -> Graph:
             "conv", conv.name, (conv.inputs[0], scaled), conv.output, conv.attrs, conv.compute
         )
         if any(n.name == "add" for n in chain):
-            bias = Value(next(names), (channels, *(1,) * (weight.ndim - 2)), weight.dtype)
+            bias = Value(next(names), (channels, *(1,) * (weight.ndim - 2)), scaled.dtype)
             constants[bias] = offset.astype(weight.dtype).reshape(bias.shape)
             inputs = (conv.output, bias)
             replaced[last] = Node("map", "add", inputs, last.output, {}, ops.MAPS["add"])
@@ -280,9 +281,7 @@ def decomposed_layer_norm(graph: Graph) -> Graph:
             return None
         if node.name == "power" and _scalar(graph, node.inputs[1]) == 2.0:
             return node.inputs[0]
-        if node.name == "square" or (
-            node.name == "multiply" and node.inputs[0] is node.inputs[1]
-        ):
+        if node.name == "square" or (node.name == "multiply" and node.inputs[0] is node.inputs[1]):
             return node.inputs[0]
         return None
 
@@ -309,7 +308,9 @@ def decomposed_layer_norm(graph: Graph) -> Graph:
             return None
         return top[0], top[1], epsilon
 
-    def affine(node: Node, x_shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Value, Value] | None:
+    def affine(
+        node: Node, x_shape: tuple[int, ...], axes: tuple[int, ...]
+    ) -> tuple[Value, Value] | None:
         for variable, parameter in (node.inputs, node.inputs[::-1]):
             if parameter in constants and parameter.shape == x_shape[axes[0] :]:
                 return variable, parameter

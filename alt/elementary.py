@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tvm_ffi as ffi
-from tvm import tirx
+
+from primitives.tensorir import tirx
 
 Expr = Any
 """A TVM primitive expression; TVM ships no stubs."""
@@ -26,7 +27,7 @@ Room = Callable[[str], tuple[Any, Expr]]
 
 
 class Emitter:
-    """Collects `variable = expression` statements, so that an expression used twice is computed once.
+    """Collects `variable = expression` statements, so that what is used twice is computed once.
 
     Attributes:
         statements: what must run before the expressions handed out are used.
@@ -102,7 +103,7 @@ def number_of(truth: Expr, dtype: str) -> Expr:
 
 
 def between(low: Expr, x: Expr, high: Expr) -> Expr:
-    """x limited to [low, high]; NaN stays NaN, which is why x stands on the right."""
+    """X limited to [low, high]; NaN stays NaN, which is why x stands on the right."""
     return tirx.min(high, tirx.max(low, x))
 
 
@@ -136,7 +137,7 @@ def exp(emit: Emitter, x: Expr) -> Expr:
 
 
 def log(emit: Emitter, x: Expr) -> Expr:
-    """ln x for float32; -inf at 0 and NaN below, like the C library."""
+    """Ln x for float32; -inf at 0 and NaN below, like the C library."""
     if dtype_of(x) != "float32":
         return tirx.log(x)
     x = emit.bind(x)
@@ -145,9 +146,7 @@ def log(emit: Emitter, x: Expr) -> Expr:
     bits = emit.bind(tirx.reinterpret("int32", normal))
     shift = tirx.Select(denormal, tirx.IntImm("int32", 126 + 23), tirx.IntImm("int32", 126))
     exponent = emit.bind(tirx.Cast("float32", (bits >> 23) - shift))
-    mantissa = emit.bind(
-        tirx.reinterpret("float32", (bits & 0x007FFFFF) | 0x3F000000)
-    )
+    mantissa = emit.bind(tirx.reinterpret("float32", (bits & 0x007FFFFF) | 0x3F000000))
     small = emit.bind(mantissa < f32(0.70710678))
     e = emit.bind(tirx.Select(small, exponent - f32(1.0), exponent))
     m = emit.bind(tirx.Select(small, mantissa + mantissa, mantissa) - f32(1.0))
@@ -174,7 +173,7 @@ def log(emit: Emitter, x: Expr) -> Expr:
 
 
 def tanh(emit: Emitter, x: Expr) -> Expr:
-    """tanh x for float32 as a ratio of polynomials."""
+    """Tanh x for float32 as a ratio of polynomials."""
     if dtype_of(x) != "float32":
         return tirx.tanh(x)
     x = emit.bind(between(f32(-7.99881172), x, f32(7.99881172)))

@@ -236,9 +236,10 @@ class _Fusion:
             return False
         if home is None:
             return producer.op in ON_THE_FLY
-        return self._absorbed(home) and self._only_reading_group(
-            self.groups[home][-1].output
-        ) is not None
+        return (
+            self._absorbed(home)
+            and self._only_reading_group(self.groups[home][-1].output) is not None
+        )
 
 
 def _in_order(kernels: list[Kernel]) -> list[Kernel]:

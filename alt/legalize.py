@@ -170,7 +170,7 @@ def _uses_indices(stage: Stage, spatial: set[Any]) -> bool:
     zero = tirx.IntImm("int32", 0)
     for value in stage.values:
         blind = substitute(value, {}, lambda b, _: tirx.Var("read", dtype_of_buffer(b)))
-        moved = substitute(blind, {v: zero for v in spatial}, None)
+        moved = substitute(blind, dict.fromkeys(spatial, zero), None)
         if str(moved) != str(blind):
             return True
     return False

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
-
-from tvm import tirx
 
 from alt import elementary as el
 from alt.elementary import Emitter, Expr, dtype_of
+from primitives.tensorir import tirx
 
 Map = Callable[..., Expr]
 
@@ -36,8 +34,10 @@ def _divide(_: Emitter, a: Expr, b: Expr) -> Expr:
 
 def _gelu(emit: Emitter, x: Expr) -> Expr:
     x = emit.bind(x)
-    return x * (el.erf(emit, x * tirx.const(0.7071067811865476, dtype_of(x))) + _one(x)) * (
-        tirx.const(0.5, dtype_of(x))
+    return (
+        x
+        * (el.erf(emit, x * tirx.const(0.7071067811865476, dtype_of(x))) + _one(x))
+        * (tirx.const(0.5, dtype_of(x)))
     )
 
 
@@ -110,7 +110,7 @@ def cast(dtype: str) -> Map:
 
 
 def leaky_relu(alpha: float) -> Map:
-    """x where positive, alpha*x elsewhere."""
+    """X where positive, alpha*x elsewhere."""
 
     def compute(emit: Emitter, x: Expr) -> Expr:
         x = emit.bind(x)
@@ -120,7 +120,7 @@ def leaky_relu(alpha: float) -> Map:
 
 
 def clip(low: float, high: float) -> Map:
-    """x limited to [low, high]."""
+    """X limited to [low, high]."""
 
     def compute(emit: Emitter, x: Expr) -> Expr:
         dtype = dtype_of(x)
@@ -159,7 +159,7 @@ def delinear(position: Expr, shape: Sequence[int]) -> list[Expr]:
 
 
 def _is_zero(value: Expr) -> bool:
-    return isinstance(value, int) and value == 0 or (
+    return (isinstance(value, int) and value == 0) or (
         isinstance(value, tirx.IntImm) and int(value.value) == 0
     )
 
@@ -171,9 +171,7 @@ def reshape(source: tuple[int, ...], target: tuple[int, ...]) -> Relabel:
     while lead < min(len(source), len(target)) and source[lead] == target[lead]:
         lead += 1
     tail = 0
-    while (
-        tail < min(len(source), len(target)) - lead and source[-1 - tail] == target[-1 - tail]
-    ):
+    while tail < min(len(source), len(target)) - lead and source[-1 - tail] == target[-1 - tail]:
         tail += 1
 
     def relabel(indices: Sequence[Expr]) -> list[Expr]:

@@ -17,8 +17,8 @@ from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel
 from alt.sketches.conv import is_depthwise, required_border, wants_blocks
 from alt.sketches.pool import pool_border
-from alt.storage import Border, block_of, channels_blocked
 from alt.sketches.winograd import choose_winograd, winograd_border, winograd_kernels
+from alt.storage import Border, block_of, channels_blocked
 from alt.target import Machine
 from primitives import Layout
 
@@ -160,7 +160,9 @@ class _Planner:
             copy = self._copy(value, stored)
             kernels.append(copy)
             what = "channel blocks" if blocks else "rows"
-            self.conversions[copy] = f"{anchor.name} {anchor.output.name} wants {what} with a border"
+            self.conversions[copy] = (
+                f"{anchor.name} {anchor.output.name} wants {what} with a border"
+            )
             if blocks:
                 self.blocked.add(stored)
             copies[anchor.inputs[0]] = stored

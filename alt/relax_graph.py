@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax, tirx
+from tvm import relax as _relax
 
 from alt import operators as ops
 from alt.errors import AltError
 from alt.graph import Graph, Node, Value, fresh_names
+from primitives.tensorir import tirx, tvm
+
+relax: Any = _relax  # TVM ships no stubs
 
 Handler = Callable[["Translation", Any, list[Value], Value], list[Node]]
 
@@ -146,9 +148,7 @@ def _elementwise(name: str) -> Handler:
 
 def _reshape(_: Translation, __: Any, inputs: list[Value], output: Value) -> list[Node]:
     x = inputs[0]
-    return [
-        _view("reshape", ops.reshape(x.shape, output.shape), x, output, target=output.shape)
-    ]
+    return [_view("reshape", ops.reshape(x.shape, output.shape), x, output, target=output.shape)]
 
 
 def _permute(_: Translation, call: Any, inputs: list[Value], output: Value) -> list[Node]:
@@ -189,7 +189,9 @@ def _leaky(_: Translation, call: Any, inputs: list[Value], output: Value) -> lis
 
 
 def _clip(state: Translation, call: Any, inputs: list[Value], output: Value) -> list[Node]:
-    low, high = (float(a.value.value if hasattr(a.value, "value") else a.value) for a in call.args[1:3])
+    low, high = (
+        float(a.value.value if hasattr(a.value, "value") else a.value) for a in call.args[1:3]
+    )
     return [_map("clip", ops.clip(low, high), inputs, output, low=low, high=high)]
 
 
@@ -268,7 +270,11 @@ def _reduce(kind: str) -> Handler:
     def handle(_: Translation, call: Any, inputs: list[Value], output: Value) -> list[Node]:
         rank = len(inputs[0].shape)
         given = call.attrs.axis
-        axes = tuple(sorted(a % rank for a in _ints(given))) if given is not None else tuple(range(rank))
+        axes = (
+            tuple(sorted(a % rank for a in _ints(given)))
+            if given is not None
+            else tuple(range(rank))
+        )
         attrs = {"kind": kind, "axes": axes, "keepdims": bool(call.attrs.keepdims)}
         return [Node("reduce", kind, tuple(inputs), output, attrs)]
 

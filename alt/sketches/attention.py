@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from tvm import tirx
-
 from alt import elementary as el
 from alt.elementary import Emitter, Expr, Inline
 from alt.sketches.conv import choose_tile
 from alt.sketches.matmul import fit, stride_of
 from alt.sketches.rows import Row
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
+from primitives.tensorir import tirx
 
 QUERIES = 32
 """At most this many queries are worked on together."""
@@ -138,9 +137,7 @@ class _Product:
 
         def cell(t: Expr, d: Expr, lane: Expr) -> Stmt:
             column = _within(scope, t * wide + lane, self.width)
-            return tirx.BufferStore(
-                self.panel, element(d, column), [(t * depth + d) * wide + lane]
-            )
+            return tirx.BufferStore(self.panel, element(d, column), [(t * depth + d) * wide + lane])
 
         tiles = self.padded // wide
         even = self.width == self.padded
@@ -223,7 +220,9 @@ class _Product:
                 each(lambda *p: tirx.BufferStore(self.acc, tirx.const(0.0, "float32"), [cell(*p)])),
                 scope.loop(self.depth, step, name="d"),
                 scope.loop(
-                    count, lambda r: scope.loop(self.vectors, lambda v: finish(r, v), UNROLLED), UNROLLED
+                    count,
+                    lambda r: scope.loop(self.vectors, lambda v: finish(r, v), UNROLLED),
+                    UNROLLED,
                 ),
             )
 

@@ -8,13 +8,12 @@ fused epilogue, into a buffer that already has the border the next convolution w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
-from tvm import tirx
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
@@ -22,6 +21,7 @@ from alt.sketches.generic import fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.storage import block_of
 from primitives import Layout
+from primitives.tensorir import tirx
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def phases(node: Node) -> list[Phase]:
                 # Taps run backwards, so that the input index grows with the tap.
                 last = hits[-1]
                 offset = (r + pad - last * dil) // s
-                choices.append((r, s, count, len(hits), period * dil // s or 1, offset, last, -period))
+                choices.append(
+                    (r, s, count, len(hits), period * dil // s or 1, offset, last, -period)
+                )
             else:
                 choices.append((r, s, count, 0, 1, 0, 0, 1))
         per_axis.append(choices)
@@ -266,9 +268,7 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
                     cols,
                     lambda c: seq(
                         *(
-                            scope.loop(
-                                size, lambda k, v=v: body(r, c, i32(v), k), VECTORIZED
-                            )
+                            scope.loop(size, lambda k, v=v: body(r, c, i32(v), k), VECTORIZED)
                             for v, size in enumerate(widths)
                         )
                     ),
@@ -303,7 +303,9 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
                 tap: Expr = i32(0)
                 for t, count in zip(taps, phase.taps, strict=True):
                     tap = tap * count + t
-                where = scope.address(weight_layout, [g, (o * vectors + v) * lanes + k, channel, tap])
+                where = scope.address(
+                    weight_layout, [g, (o * vectors + v) * lanes + k, channel, tap]
+                )
                 here = [cell(r, c, v, k)]
                 total = tirx.BufferLoad(acc, here) + value * tirx.BufferLoad(weights, [where])
                 return tirx.BufferStore(acc, total, here)
@@ -313,9 +315,7 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
         def taps_then(i_block: Expr, count: int) -> Stmt:
             return scope.nest(
                 phase.taps,
-                lambda *taps: scope.loop(
-                    count, lambda i: step(i_block, list(taps), i), name="ic"
-                ),
+                lambda *taps: scope.loop(count, lambda i: step(i_block, list(taps), i), name="ic"),
                 name="tap",
             )
 
@@ -331,14 +331,11 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
         def finish(r: Expr, c: Expr, v: Expr, k: Expr) -> Stmt:
             emit = Emitter()
             indices = [n, g * outputs + (o * vectors + v) * lanes + k] + [
-                f + s * q
-                for f, s, q in zip(phase.first, phase.step, position(r, c), strict=True)
+                f + s * q for f, s, q in zip(phase.first, phase.step, position(r, c), strict=True)
             ]
             indices = [scope.analyzer.simplify(i) for i in indices]
             result = tirx.BufferLoad(acc, [cell(r, c, v, k)])
-            value = scope.evaluate(
-                scope.kernel.output, indices, emit, {node.output: result}
-            )
+            value = scope.evaluate(scope.kernel.output, indices, emit, {node.output: result})
             return seq(*emit.statements, scope.store(indices, value))
 
         return seq(*parts, each(finish))
@@ -491,9 +488,7 @@ def depthwise(scope: Scope) -> Stmt:
             value = scope.evaluate(scope.kernel.output, indices, emit, {node.output: result})
             return seq(*emit.statements, scope.store(indices, value))
 
-        zero = each(
-            lambda c, k: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [c * lanes + k])
-        )
+        zero = each(lambda c, k: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [c * lanes + k]))
         reduce = scope.nest(phase.taps, tap, UNROLLED if taps <= 25 else tirx.ForKind.SERIAL)
         return seq(zero, reduce, each(finish))
 
@@ -506,9 +501,7 @@ def depthwise(scope: Scope) -> Stmt:
             parts.append(scope.when(tirx.all(*(p.equal(i32(0)) for p in rest)), fill))
         if whole:
             parts.append(
-                scope.loop(
-                    whole, lambda c: compute(n, b, list(above), row, c * columns, columns)
-                )
+                scope.loop(whole, lambda c: compute(n, b, list(above), row, c * columns, columns))
             )
         if left:
             parts.append(compute(n, b, list(above), row, i32(whole * columns), left))

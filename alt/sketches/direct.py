@@ -10,7 +10,6 @@ from collections.abc import Callable
 from math import prod
 
 import numpy as np
-from tvm import tirx
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
@@ -26,6 +25,7 @@ from alt.sketches.conv import (
 from alt.sketches.generic import fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from primitives import Layout
+from primitives.tensorir import tirx
 
 
 def direct_convolution(scope: Scope) -> Stmt:
@@ -91,8 +91,7 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
         if outputs % many:
             output = tirx.min(output, i32(outputs - 1))
         taps_at = [
-            f + one * s
-            for f, one, s in zip(phase.kernel_first, t, phase.kernel_step, strict=True)
+            f + one * s for f, one, s in zip(phase.kernel_first, t, phase.kernel_step, strict=True)
         ]
         if node.op == "conv_transpose":
             return scope.load(weight, [g * channels + channel, output, *taps_at])
@@ -182,9 +181,7 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
                 )
             )
         # What is left ends flush with the row: it computes some columns twice rather than beyond.
-        rest = [
-            i32(min(start, width - lanes)) for start in range(whole * step, width, lanes)
-        ]
+        rest = [i32(min(start, width - lanes)) for start in range(whole * step, width, lanes)]
         if rest:
             parts.append(compute(n, g, o, list(above), rest))
         return allocate(acc, *parts)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 
-from tvm import tirx
-
 from alt.elementary import Emitter, Expr
+from alt.graph import Value
 from alt.operators import delinear, linear
 from alt.sketches.scope import PARALLEL, SERIAL, VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import block_of, border_of
+from primitives.tensorir import tirx
 
 SERIAL_ELEMENTS = 8192
 """Fewer elements than this are not worth waking the other cores (about 2 microseconds)."""
@@ -44,7 +44,7 @@ def concat(scope: Scope) -> Stmt:
         extents = (*shape[:axis], extent, *shape[axis + 1 :])
 
         def element(
-            indices: Sequence[Expr], emit: Emitter, source=source, start=start
+            indices: Sequence[Expr], emit: Emitter, source: Value = source, start: int = start
         ) -> Expr:
             inside = list(indices)
             inside[axis] = scope.analyzer.simplify(indices[axis] - start)
@@ -153,7 +153,9 @@ def _write_rows(
     pieces = 1
     vectors = length // lanes
     if _kind(extents) and prod(outer) < 4 * scope.machine.cores and vectors > 1:
-        pieces = next(p for p in range(min(vectors, 16 * scope.machine.cores), 0, -1) if vectors % p == 0)
+        pieces = next(
+            p for p in range(min(vectors, 16 * scope.machine.cores), 0, -1) if vectors % p == 0
+        )
 
     def whole(*position: Expr) -> Stmt:
         *front, piece = position
@@ -263,9 +265,7 @@ def fill_border(scope: Scope, n: Expr, b: Expr) -> Stmt | None:
         if hi:
             parts.append(scope.loop(hi, lambda i: cells([*prefix, i + (lo + inside)], axis + 1)))
         if any(a or z for a, z in border[axis + 1 :]):
-            parts.append(
-                scope.loop(inside, lambda i: seq(fill([*prefix, i + lo], axis + 1)))
-            )
+            parts.append(scope.loop(inside, lambda i: seq(fill([*prefix, i + lo], axis + 1))))
         return seq(*parts)
 
     return fill([], 0)

@@ -1,12 +1,11 @@
 """Matrix products: with constant, packed weights; batched with operands computed at run time; and
-matrix-vector."""
+matrix-vector.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-
-from tvm import tirx
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.operators import delinear
@@ -14,6 +13,7 @@ from alt.sketches.conv import choose_tile
 from alt.sketches.scope import SERIAL, UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from primitives import Layout
 from primitives.expressions import reads_of
+from primitives.tensorir import tirx
 
 
 def matmul(scope: Scope) -> Stmt:
@@ -74,37 +74,37 @@ def matmul(scope: Scope) -> Stmt:
             index = [*index, column]
         return [scope.analyzer.simplify(i) for i in index]
 
+    scratch = tirx.decl_buffer((depth * wide,), b.dtype, "panel")
+
+    def copy_panel(batch_at: Sequence[Expr], tile_at: Expr) -> Stmt:
+        """One column tile of an operand that is not known at compile time."""
+
+        def cell(k: Expr, lane: Expr) -> Stmt:
+            column = tile_at * wide + lane
+            if width % wide:
+                column = tirx.min(column, i32(width - 1))
+            return tirx.BufferStore(scratch, b_at(batch_at, k, column), [k * wide + lane])
+
+        def vector(k: Expr, v: Expr) -> Stmt:
+            return scope.loop(lanes, lambda i: cell(k, v * lanes + i), VECTORIZED)
+
+        contiguous = stride_of(scope, lambda lane: b_at(batch_at, i32(0), lane)) == 1
+        if width % wide == 0 and contiguous:
+            return scope.nest([depth, vectors], vector)
+        return scope.loop(wide, lambda lane: scope.loop(depth, lambda k: cell(k, lane)))
+
     if packed:
         matrix = Layout.identity((depth, width)).pad(1, 0, -width % wide)
         matrix = matrix.split(1, (-1, wide)).reorder((1, 0, 2))
         weights = scope.buffer(b, matrix, ("matrix", lambda w: w.reshape(depth, width)))
 
         def panel(_: Sequence[Expr], k: Expr, tile_at: Expr, lane: Expr) -> Expr:
-            return tirx.BufferLoad(
-                weights, [scope.address(matrix, [k, tile_at * wide + lane])]
-            )
+            return tirx.BufferLoad(weights, [scope.address(matrix, [k, tile_at * wide + lane])])
 
-        copy_panel = None
-        scratch = None
     else:
-        scratch = tirx.decl_buffer((depth * wide,), b.dtype, "panel")
 
         def panel(_: Sequence[Expr], k: Expr, tile_at: Expr, lane: Expr) -> Expr:
             return tirx.BufferLoad(scratch, [k * wide + lane])
-
-        def copy_panel(batch_at: Sequence[Expr], tile_at: Expr) -> Stmt:
-            def cell(k: Expr, lane: Expr) -> Stmt:
-                column = tile_at * wide + lane
-                if width % wide:
-                    column = tirx.min(column, i32(width - 1))
-                return tirx.BufferStore(scratch, b_at(batch_at, k, column), [k * wide + lane])
-
-            def vector(k: Expr, v: Expr) -> Stmt:
-                return scope.loop(lanes, lambda i: cell(k, v * lanes + i), VECTORIZED)
-
-            if width % wide == 0 and stride_of(scope, lambda lane: b_at(batch_at, i32(0), lane)) == 1:
-                return scope.nest([depth, vectors], vector)
-            return scope.loop(wide, lambda lane: scope.loop(depth, lambda k: cell(k, lane)))
 
     def compute(batch_at: Sequence[Expr], row: Expr, tile_at: Expr, count: int) -> Stmt:
         def each(body: Callable[[Expr, Expr, Expr], Stmt]) -> Stmt:
@@ -148,9 +148,7 @@ def matmul(scope: Scope) -> Stmt:
                 )
 
             def one(r: Expr, i: Expr) -> Stmt:
-                return finish(
-                    r, tile_at * wide + full * lanes + i, cell(r, i32(full), i)
-                )
+                return finish(r, tile_at * wide + full * lanes + i, cell(r, i32(full), i))
 
             return scope.loop(
                 count,
@@ -161,18 +159,14 @@ def matmul(scope: Scope) -> Stmt:
                 UNROLLED,
             )
 
-        zero = each(
-            lambda r, v, i: tirx.BufferStore(acc, tirx.const(0, a.dtype), [cell(r, v, i)])
-        )
+        zero = each(lambda r, v, i: tirx.BufferStore(acc, tirx.const(0, a.dtype), [cell(r, v, i)]))
         whole, left = divmod(width, wide)
         if not left:
             ending = whole_columns(wide)
         elif not whole:
             ending = whole_columns(left)
         else:
-            ending = tirx.IfThenElse(
-                tile_at < whole, whole_columns(wide), whole_columns(left)
-            )
+            ending = tirx.IfThenElse(tile_at < whole, whole_columns(wide), whole_columns(left))
         return seq(zero, scope.loop(depth, step, name="k"), ending)
 
     tiles = -(-width // wide)
@@ -193,7 +187,6 @@ def matmul(scope: Scope) -> Stmt:
 
         def batched(*at: Expr) -> Stmt:
             *batch_at, tile_at = at
-            assert copy_panel is not None
             return seq(
                 tirx.AllocBuffer(scratch),
                 tirx.AllocBuffer(acc),
@@ -228,7 +221,7 @@ def fit(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
 
 
 def stride_of(scope: Scope, element: Callable[[Expr], Expr]) -> int | None:
-    """How far apart neighbouring elements lie in memory; None unless it is one constant distance."""
+    """How far apart neighbouring elements lie in memory; None unless that is one distance."""
     at = tirx.Var("at", "int32")
     first, second = reads_of(element(at)), reads_of(element(at + 1))
     if len(first) != 1 or len(second) != 1:

@@ -7,13 +7,12 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from tvm import tirx
-
 from alt.elementary import Emitter, Expr, lowest
 from alt.graph import Node
 from alt.sketches.generic import fill_border, write_region
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.storage import Border, block_of
+from primitives.tensorir import tirx
 
 Buffer = Any
 

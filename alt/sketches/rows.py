@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from tvm import tirx
-
 from alt import elementary as el
 from alt.elementary import Emitter, Expr
 from alt.graph import Value
@@ -15,6 +13,7 @@ from alt.operators import delinear
 from alt.sketches.generic import SERIAL_ELEMENTS
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import block_of
+from primitives.tensorir import tirx
 
 Combine = Callable[[Expr, Expr], Expr]
 
@@ -196,9 +195,7 @@ def softmax(scope: Scope) -> Stmt:
             value = (
                 row.load(position) - maximum - total if logarithm else row.load(position) * total
             )
-            result = scope.evaluate(
-                scope.kernel.output, at(position), emit, {node.output: value}
-            )
+            result = scope.evaluate(scope.kernel.output, at(position), emit, {node.output: value})
             return seq(*emit.statements, scope.store(at(position), result))
 
         passes: list[Stmt] = [
@@ -253,9 +250,7 @@ def layer_norm(scope: Scope) -> Stmt:
                 value = value * scope.evaluate(node.inputs[1], inside(position), emit)
             if len(node.inputs) > 2:
                 value = value + scope.evaluate(node.inputs[2], inside(position), emit)
-            result = scope.evaluate(
-                scope.kernel.output, at(position), emit, {node.output: value}
-            )
+            result = scope.evaluate(scope.kernel.output, at(position), emit, {node.output: value})
             return seq(*emit.statements, scope.store(at(position), result))
 
         variance = row.result() * share + tirx.const(node.attrs["epsilon"], x.dtype)
@@ -304,8 +299,10 @@ def _finish(scope: Scope, full: list[Expr], total: Expr) -> Stmt:
     x, axes = node.inputs[0], node.attrs["axes"]
     if node.attrs["kind"] == "mean":
         count = prod(x.shape[a] for a in axes)
-        total = total * tirx.const(1.0 / count, x.dtype) if x.dtype.startswith("float") else (
-            tirx.truncdiv(total, tirx.const(count, x.dtype))
+        total = (
+            total * tirx.const(1.0 / count, x.dtype)
+            if x.dtype.startswith("float")
+            else (tirx.truncdiv(total, tirx.const(count, x.dtype)))
         )
     indices = [
         i32(0) if k in axes else full[k]
@@ -343,9 +340,7 @@ def _across(scope: Scope, axis: int, lanes: int) -> Stmt:
             full = {**at, axis: first + k, **{a: i32(0) for a in axes}}
             return _finish(scope, [full[d] for d in range(len(x.shape))], tirx.BufferLoad(acc, [k]))
 
-        zero = scope.loop(
-            count, lambda k: tirx.BufferStore(acc, _start(kind, x.dtype), [k]), how
-        )
+        zero = scope.loop(count, lambda k: tirx.BufferStore(acc, _start(kind, x.dtype), [k]), how)
         return seq(
             tirx.AllocBuffer(acc),
             zero,

@@ -1,4 +1,4 @@
-"""What a sketch builds a kernel from: loops, reads and writes in stored layouts, fused expressions."""
+"""What a sketch builds a kernel from: loops, access to stored tensors, fused expressions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from tvm import ir, tirx
-from tvm.sym import Analyzer
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Node, Value
@@ -17,6 +15,7 @@ from alt.kernels import Kernel
 from alt.operators import linear
 from alt.target import Machine
 from primitives import Layout
+from primitives.tensorir import ir, sym, tirx
 
 Stmt = Any
 SERIAL, PARALLEL = tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL
@@ -71,7 +70,7 @@ class Scope:
         self.layouts = layouts
         self.constants = constants
         self.machine = machine
-        self.analyzer = Analyzer()
+        self.analyzer = sym.Analyzer()
         self.arguments: list[Argument] = []
         self.buffers: list[Any] = []
         self.notes: dict[str, Any] = {}
@@ -106,7 +105,7 @@ class Scope:
         return seq(*map(tirx.AllocBuffer, kept), made)
 
     def room(self, dtype: str) -> tuple[Any, Expr]:
-        """A private buffer with an element for each lane of the vector loop around, and the lane."""
+        """A private buffer with an element a lane of the vector loop around, and the lane."""
         lane, lanes, kept = self._lanes
         kept.append(self.local(lanes, dtype, "kept"))
         return kept[-1], lane
@@ -119,9 +118,7 @@ class Scope:
             return body()
         return self.loop(
             extents[0],
-            lambda first: self.nest(
-                extents[1:], lambda *rest: body(first, *rest), kind, name
-            ),
+            lambda first: self.nest(extents[1:], lambda *rest: body(first, *rest), kind, name),
             kind,
             name,
         )
@@ -202,9 +199,7 @@ class Scope:
 
     def store(self, indices: Sequence[Expr], value: Expr) -> Stmt:
         """Write an element of the kernel's output."""
-        return tirx.BufferStore(
-            self.output, value, [self.address(self.output_layout, indices)]
-        )
+        return tirx.BufferStore(self.output, value, [self.address(self.output_layout, indices)])
 
     # --- fused expressions ----------------------------------------------------------------------
 

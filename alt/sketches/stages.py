@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
-from tvm import tirx
-
 from alt.elementary import Emitter, Expr
 from alt.sketches.generic import SERIAL_ELEMENTS
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
 from primitives.stages import Stage, dtype_of_buffer
+from primitives.tensorir import tirx
 
 
 def stage_reduction(scope: Scope) -> Stmt:
@@ -19,9 +18,9 @@ def stage_reduction(scope: Scope) -> Stmt:
     stage: Stage = node.attrs["of"].stage
     which = node.attrs["which"]
     buffers = []
-    for read in stage.reads:
-        if not any(read.buffer.same_as(b) for b in buffers):
-            buffers.append(read.buffer)
+    for access in stage.reads:
+        if not any(access.buffer.same_as(b) for b in buffers):
+            buffers.append(access.buffer)
     extents = [axis.extent for axis in stage.spatial]
     reduced = [axis.extent for axis in stage.reduce]
     *outer, last = extents or [1]

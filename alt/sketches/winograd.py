@@ -16,7 +16,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from tvm import tirx
 
 from alt.elementary import Emitter, Expr, f32
 from alt.graph import Node, Value
@@ -27,6 +26,7 @@ from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import Border
 from alt.target import Machine
 from primitives import Layout
+from primitives.tensorir import tirx
 
 _INPUT = {
     2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
@@ -57,7 +57,7 @@ _OUTPUT = {
 """The transforms of F(2x2, 3x3) and F(4x4, 3x3), by m."""
 
 TILES_A_CHUNK = 32
-"""At most this many tiles are multiplied together; their products stay in the second-level cache."""
+"""At most this many tiles are multiplied together, so that their products stay in cache."""
 
 MEMORY_BYTES_PER_CYCLE = 8
 """What one core gets from beyond its own caches, for weights that are read once."""
@@ -146,12 +146,24 @@ def winograd_kernels(kernel: Kernel, m: int, machine: Machine, name: str) -> tup
     grid = grid_of(m, height, width)
     lo, hi = node.attrs["pads"][0] if outer else (0, 0)
     depth = x.shape[2] + lo + hi if outer else 1
-    shape = (x.shape[0], depth, grid.chunks, grid.products, -(-x.shape[1] // lanes), grid.chunk, lanes)
+    shape = (
+        x.shape[0],
+        depth,
+        grid.chunks,
+        grid.products,
+        -(-x.shape[1] // lanes),
+        grid.chunk,
+        lanes,
+    )
     transformed = Value(name, shape, x.dtype)
     attrs = {**node.attrs, "grid": (m, height, width), "kernel": node.inputs[1].shape[2:]}
     before = Node("winograd_input", "winograd_input", (x,), transformed, attrs)
     after = Node(
-        "winograd", node.name, (transformed, *node.inputs[1:]), node.output, {**attrs, "channels": x.shape[1]}
+        "winograd",
+        node.name,
+        (transformed, *node.inputs[1:]),
+        node.output,
+        {**attrs, "channels": x.shape[1]},
     )
     nodes = tuple(after if n is node else n for n in kernel.nodes)
     also = any(x in n.inputs for n in nodes)
@@ -189,8 +201,10 @@ def _combine(emit: Emitter, row: Sequence[float], terms: Sequence[Expr]) -> Expr
     return emit.bind(total)
 
 
-def _both_sides(emit: Emitter, matrix: Sequence[Sequence[float]], cells: list[list[Expr]]) -> list[list[Expr]]:
-    """matrix * cells * matrix^T."""
+def _both_sides(
+    emit: Emitter, matrix: Sequence[Sequence[float]], cells: list[list[Expr]]
+) -> list[list[Expr]]:
+    """Matrix * cells * matrix^T."""
     columns = range(len(cells[0]))
     half = [[_combine(emit, row, [line[j] for line in cells]) for j in columns] for row in matrix]
     return [[_combine(emit, row, line) for row in matrix] for line in half]
@@ -348,23 +362,31 @@ def winograd(scope: Scope) -> Stmt:
                 for j in range(m):
                     row, column = y * m + i, z * m + j
                     last = Emitter()
-                    indices = [n, (o * vectors + v) * lanes + k, *([d] if outer else []), row, column]
+                    indices = [
+                        n,
+                        (o * vectors + v) * lanes + k,
+                        *([d] if outer else []),
+                        row,
+                        column,
+                    ]
                     value = scope.evaluate(
                         scope.kernel.output, indices, last, {node.output: result[i][j]}
                     )
                     store = seq(*last.statements, scope.store(indices, value))
                     guards = [
                         p < extent
-                        for p, extent, tiles in ((row, height, grid.down), (column, width, grid.across))
+                        for p, extent, tiles in (
+                            (row, height, grid.down),
+                            (column, width, grid.across),
+                        )
                         if tiles * m > extent
                     ]
-                    stores.append(tirx.IfThenElse(tirx.all(*guards), store, None) if guards else store)
+                    stores.append(
+                        tirx.IfThenElse(tirx.all(*guards), store, None) if guards else store
+                    )
             return seq(*emit.statements, *stores)
 
-        body = seq(
-            tirx.Bind(where, c * grid.chunk + t), scope.loop(lanes, lane, VECTORIZED)
-        )
-        return body
+        return seq(tirx.Bind(where, c * grid.chunk + t), scope.loop(lanes, lane, VECTORIZED))
 
     def task(o: Expr, n: Expr, *rest: Expr) -> Stmt:
         *above, c = rest

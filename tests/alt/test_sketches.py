@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
 import pytest
 from equivalence import array, check, node
 
@@ -113,7 +112,10 @@ def test_transposed_convolution(case):
 )
 def test_pooling(rank, blocked, attributes):
     """Maximum and both averages of one input, from rows and from channel blocks."""
-    full = {k: [v] * rank if isinstance(v, int) and k != "ceil_mode" else v for k, v in attributes.items()}
+    full = {
+        k: [v] * rank if isinstance(v, int) and k != "ceil_mode" else v
+        for k, v in attributes.items()
+    }
     match attributes.get("pads"):
         case "end":
             full["pads"] = [0] * rank + [1] * rank
@@ -127,7 +129,9 @@ def test_pooling(rank, blocked, attributes):
     outputs = ["m"]
     if "dilations" not in full:
         for name, count in (("a", 0), ("c", 1)):
-            nodes.append(node("AveragePool", "r", name, kernel_shape=kernel, count_include_pad=count, **full))
+            nodes.append(
+                node("AveragePool", "r", name, kernel_shape=kernel, count_include_pad=count, **full)
+            )
             outputs.append(name)
     x = array(2, 20, *(8, 9, 7)[:rank]) - 2
     check(nodes, {"x": x}, {"w": array(20, 20, *[1] * rank, seed=1)}, outputs, length=20)

@@ -173,7 +173,7 @@ def test_inputs_stay_within_their_tables_and_follow_the_seed() -> None:
         "attention_mask": (3, 40),
         "token_type_ids": (3, 40),
     }
-    assert 0 <= first["input_ids"].min() and 2 < first["input_ids"].max() < 30522
+    assert first["input_ids"].min() >= 0 and 2 < first["input_ids"].max() < 30522
     assert set(np.unique(first["token_type_ids"])) == {0, 1}
     assert (first["input_ids"] != other["input_ids"]).any()
 

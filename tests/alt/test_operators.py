@@ -1,0 +1,335 @@
+"""Everything that is neither a convolution nor a product: indexing, movement, elementwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from equivalence import array, check, node, run_reference
+from onnx import TensorProto, helper
+
+import alt
+from alt.errors import AltError
+
+pytestmark = pytest.mark.llvm
+
+INTS = {np.int64: "int64", np.int32: "int32"}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_gather(axis):
+    constants = {"i": np.array([[0, -1, 1], [1, 1, -2]]), "j": np.array(-1), "k": np.array([1])}
+    nodes = [node("Gather", f"x {i}", f"y{i}", axis=axis) for i in "ijk"]
+    check(nodes, {"x": array(3, 20, 5)}, constants, ["yi", "yj", "yk"])
+    inputs = {"x": array(3, 20, 5), "i": constants["i"]}
+    check(node("Gather", "x i", axis=axis), inputs)
+
+
+def test_gathers_along_elements():
+    i = np.random.default_rng(0).integers(-3, 3, (3, 20, 5))
+    nodes = [node("GatherElements", "x i", f"y{a}", axis=a) for a in range(3)]
+    check(nodes, {"x": array(3, 20, 5), "i": i}, None, ["y0", "y1", "y2"])
+    indices = {"i": np.array([[0, 1], [-1, 3]])}
+    check(node("GatherND", "x i"), {"x": array(3, 20, 5)}, indices)
+
+
+def test_scatter():
+    data = {"x": array(6, 5), "u": array(2, 5, seed=1)}
+    nodes = [
+        node("ScatterElements", "x i u", "e", axis=0),
+        node("ScatterND", "x n u", "n2"),
+    ]
+    indices = {"i": np.array([[0, 1, 2, 3, 4], [5, 5, 5, 5, 5]]), "n": np.array([[1], [4]])}
+    check(nodes, data, indices, ["e", "n2"])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3, -1])
+def test_concat_and_split(axis):
+    shapes = [[2, 3, 4, 5] for _ in range(3)]
+    for k, shape in enumerate(shapes):
+        shape[axis] = (1, 17, 6)[k]
+    inputs = {f"x{k}": array(*s) for k, s in enumerate(shapes)}
+    nodes = [
+        node("Concat", "x0 x1 x2", "c", axis=axis),
+        node("Split", "c sizes", "p q r", axis=axis),
+        node("Relu", "q", "s"),
+    ]
+    check(nodes, inputs, {"sizes": np.array([5, 16, 3])}, ["c", "p", "s", "r"])
+
+
+@pytest.mark.parametrize("channels", [(16, 32), (16, 20), (20, 16), (3, 5)])
+def test_concat_of_blocked_channels(channels):
+    a, b = channels
+    nodes = [
+        node("Conv", "x v", "p"),
+        node("Conv", "x w", "q"),
+        node("Concat", "p q", "c", axis=1),
+        node("Relu", "c", "r"),
+        node("Conv", "r u", "y", pads=[1, 1, 1, 1]),
+        node("MaxPool", "c", "m", kernel_shape=[2, 2]),
+    ]
+    weights = {"v": array(a, 8, 1, 1), "w": array(b, 8, 1, 1), "u": array(20, a + b, 3, 3) / 8}
+    check(nodes, {"x": array(1, 8, 5, 6)}, weights, ["y", "c", "m"], length=300)
+
+
+RESIZES = [
+    {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+    {"mode": "nearest"},
+    {"mode": "linear"},
+    {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+    {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
+    {"mode": "cubic", "cubic_coeff_a": -0.75},
+]
+
+
+@pytest.mark.parametrize("attributes", RESIZES, ids=lambda a: "-".join(map(str, a.values())))
+@pytest.mark.parametrize("scale", [(2.0, 2.0), (0.5, 1.5)])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_resize(attributes, scale, blocked):
+    nodes = [
+        node("Conv", "x w", "c") if blocked else node("Relu", "x", "c"),
+        node("Resize", "c - s", "y", **attributes),
+    ]
+    constants = {"w": array(20, 20, 1, 1), "s": np.array([1, 1, *scale], np.float32)}
+    check(nodes, {"x": array(1, 20, 6, 8)}, constants, length=40)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+def test_pad(mode):
+    constants = {"p": np.array([0, 1, 2, 0, 0, 2, 1, 3]), "v": np.array(1.5, np.float32)}
+    pad = node("Pad", "x p v" if mode == "constant" else "x p", mode=mode)
+    check(pad, {"x": array(2, 17, 5, 6)}, constants, opset=19)
+
+
+def test_negative_pad_and_pad_before_convolution():
+    constants = {"p": np.array([0, 0, 1, 2, 0, 0, 1, 0]), "w": array(16, 8, 3, 3)}
+    nodes = [node("Pad", "x p", "q"), node("Conv", "q w", "y", pads=[1, 1, 1, 1])]
+    check(nodes, {"x": array(1, 8, 5, 6)}, constants, ["y", "q"], length=72)
+    check(node("Pad", "x p"), {"x": array(1, 8, 5, 6)}, {"p": np.array([0, -1, -2, 0, 0, 1, 0, -1])})
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "axes", "steps"),
+    [
+        ([1], [4], [1], [1]),
+        ([-1], [-(2**63)], [1], [-1]),
+        ([0, 3], [2**31, -1], [1, 2], [3, 1]),
+        ([-2, 5], [0, 0], [1, 2], [-3, -2]),
+    ],
+)
+def test_slice(starts, ends, axes, steps):
+    named = {"s": starts, "e": ends, "a": axes, "t": steps}
+    constants = {n: np.array(v, np.int64) for n, v in named.items()}
+    check(node("Slice", "x s e a t"), {"x": array(2, 20, 7)}, constants)
+
+
+def test_movement():
+    constants = {"e": np.array([4, 3, 20, 5]), "t": np.array([2, 1, 3]), "r": np.array([0, -1, 4])}
+    nodes = [
+        node("Transpose", "x", "a", perm=[2, 0, 1]),
+        node("Expand", "x e", "b"),
+        node("Tile", "x t", "c"),
+        node("Reshape", "x r", "d"),
+        node("Flatten", "x", "f", axis=2),
+        node("Transpose", "d", "g", perm=[2, 1, 0]),
+        node("Squeeze", "z", "h"),
+    ]
+    inputs = {"x": array(3, 20, 5)[:, :, :4] if False else array(3, 20, 5), "z": array(1, 5, 1)}
+    constants["r"] = np.array([0, -1, 10])
+    check(nodes, inputs, constants, list("abcdfgh"))
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_and_space(mode):
+    nodes = [
+        node("DepthToSpace", "x", "d", blocksize=2, mode=mode),
+        node("SpaceToDepth", "d", "s", blocksize=2),
+    ]
+    check(nodes, {"x": array(2, 24, 3, 5)}, None, ["d", "s"])
+
+
+ELEMENTWISE = [
+    ("PRelu", {"s": (20, 1, 1)}, {}),
+    ("PRelu", {"s": (1,)}, {}),
+    ("HardSwish", {}, {}),
+    ("HardSigmoid", {}, {"alpha": 0.3}),
+    ("LeakyRelu", {}, {"alpha": 0.2}),
+    ("Elu", {}, {}),
+    ("Selu", {}, {}),
+    ("Celu", {}, {}),
+    ("ThresholdedRelu", {}, {}),
+    ("Softplus", {}, {}),
+    ("Mish", {}, {}),
+    ("Gelu", {}, {}),
+    ("Gelu", {}, {"approximate": "tanh"}),
+]
+
+
+@pytest.mark.parametrize(("op", "constants", "attributes"), ELEMENTWISE, ids=str)
+def test_activation_alone_and_behind_a_convolution(op, constants, attributes):
+    arrays = {n: array(*s, low=0.1) for n, s in constants.items()}
+    names = " ".join(constants)
+    nodes = [
+        node(op, f"x {names}", "y", **attributes),
+        node("Conv", "x w", "c"),
+        node(op, f"c {names}", "z", **attributes),
+    ]
+    arrays["w"] = array(20, 20, 1, 1)
+    check(nodes, {"x": array(1, 20, 3, 5)}, arrays, ["y", "z"], length=60, opset=20)
+
+
+def test_exporters_spellings_of_gelu():
+    nodes = [
+        node("Div", "x r", "a"), node("Erf", "a", "b"), node("Add", "b one", "c"),
+        node("Mul", "x c", "d"), node("Mul", "d h", "y"),
+        node("Pow", "x three", "e"), node("Mul", "e k", "f"), node("Add", "x f", "g"),
+        node("Mul", "g q", "i"), node("Tanh", "i", "j"), node("Add", "j one", "l"),
+        node("Mul", "x l", "m"), node("Mul", "m h", "z"),
+    ]  # fmt: skip
+    values = {"r": 2**0.5, "one": 1, "h": 0.5, "three": 3, "k": 0.044715, "q": (2 / np.pi) ** 0.5}
+    constants = {n: np.array(v, np.float32) for n, v in values.items()}
+    check(nodes, {"x": 3 * array(7, 33)}, constants, ["y", "z"], length=4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
+def test_arithmetic(dtype):
+    rng = np.random.default_rng(0)
+    a = rng.integers(-9, 9, (3, 1, 20)).astype(dtype)
+    b = np.where(rng.integers(0, 2, (5, 20)), -1, 1).astype(dtype) * rng.integers(1, 5, (5, 20)).astype(dtype)
+    ops = ["Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "Greater", "Equal", "LessOrEqual", "GreaterOrEqual"]
+    nodes = [node(op, "a b", op) for op in ops]
+    ops.append("Sum")
+    nodes.append(node("Sum", "a b a", "Sum"))
+    if dtype.startswith("int"):
+        nodes.append(node("Mod", "a b", "m"))
+        ops.append("m")
+    nodes += [node("Neg", "a", "n"), node("Abs", "a", "s")]
+    check(nodes, {"a": a, "b": b}, None, [*ops, "n", "s"])
+
+
+def test_float_modulo_and_bits():
+    a = np.array([[5.5, -5.5, 7, -7, 0.5] * 4], np.float32)
+    b = np.array([[2, 2, -3, -3, 0.25] * 4], np.float32)
+    check(node("Mod", "a b", fmod=1), {"a": a, "b": b})
+    i = np.random.default_rng(0).integers(0, 200, (2, 33)).astype(np.uint8)
+    nodes = [node(f"Bitwise{op}", "i j", op) for op in ("And", "Or", "Xor")]
+    nodes += [node("BitwiseNot", "i", "n"), node("BitShift", "i k", "s", direction="LEFT")]
+    inputs = {"i": i, "j": i[::-1].copy(), "k": i % 8}
+    check(nodes, inputs, None, ["And", "Or", "Xor", "n", "s"])
+
+
+def test_truth_values():
+    p, q = (np.random.default_rng(s).integers(0, 2, (3, 20)).astype(bool) for s in (0, 1))
+    nodes = [node(op, "p q", op) for op in ("And", "Or", "Xor", "Equal")]
+    nodes += [
+        node("Not", "p", "n"),
+        node("Not", "And", "m"),
+        node("Where", "m x z", "w"),
+        node("Cast", "Or", "c", to=TensorProto.FLOAT),
+        node("IsNaN", "x", "i"),
+        node("IsInf", "x", "j"),
+    ]
+    x = array(3, 20)
+    x[0, :3] = np.nan, np.inf, -np.inf
+    inputs = {"p": p, "q": q, "x": x, "z": array(20)}
+    check(nodes, inputs, None, ["And", "Or", "Xor", "Equal", "n", "m", "w", "c", "i", "j"])
+
+
+def test_casts():
+    types = ["FLOAT", "DOUBLE", "INT64", "INT32", "INT8", "UINT8", "BOOL"]
+    x = np.array([0, 1, -1, 2.7, -2.7, 100, 0.4] * 5, np.float32)
+    nodes, outputs = [], []
+    for t in types:
+        nodes.append(node("Cast", "x" if "U" not in t else "u", t, to=getattr(TensorProto, t)))
+        outputs.append(t)
+        for again in ("FLOAT", "INT32", "BOOL"):
+            nodes.append(node("Cast", t, t + again, to=getattr(TensorProto, again)))
+            outputs.append(t + again)
+    check(nodes, {"x": x, "u": np.abs(x)}, None, outputs)
+
+
+def test_cumulative_triangular_one_hot_and_top():
+    constants = {
+        "one": np.array(1), "depth": np.array(6), "v": np.array([-1, 3], np.float32),
+        "k": np.array([3]),
+    }  # fmt: skip
+    nodes = [
+        node("CumSum", "x one", "c"),
+        node("CumSum", "x one", "d", reverse=1, exclusive=1),
+        node("Trilu", "x", "u"),
+        node("Trilu", "x one", "l", upper=0),
+        node("OneHot", "i depth v", "o"),
+        node("TopK", "x k", "t tt", axis=1),
+        node("EyeLike", "x", "e"),
+    ]
+    inputs = {"x": array(9, 17), "i": np.array([0, 5, -1, 2])}
+    check(nodes, inputs, constants, ["c", "d", "u", "l", "o", "t", "tt", "e"], length=17)
+
+
+def test_einsum():
+    inputs = {"a": array(3, 5, 7), "b": array(3, 7, 4)}
+    nodes = [
+        node("Einsum", "a b", "y", equation="bij,bjk->bik"),
+        node("Einsum", "a b", "z", equation="bij,bjk->kb"),
+        node("Einsum", "a", "t", equation="bij->jb"),
+    ]
+    check(nodes, inputs, None, ["y", "z", "t"], length=35)
+
+
+def test_scalars_and_single_elements():
+    inputs = {"x": array(), "z": array(1, 1, 1), "v": array(1)}
+    nodes = [
+        node("Add", "x x", "a"), node("Mul", "x z", "b"), node("ReduceSum", "z", "c", keepdims=0),
+        node("Exp", "v", "d"), node("Softmax", "v", "e", axis=0), node("Transpose", "z", "f"),
+        node("Concat", "v v", "g", axis=0), node("MatMul", "v v", "h"), node("Unsqueeze", "x i", "j"),
+    ]  # fmt: skip
+    check(nodes, inputs, {"i": np.array([0, 1])}, list("abcdefghj"), length=2)
+
+
+def test_empty_tensors():
+    """A concatenation may have empty parts; what comes out has elements."""
+    empty = np.zeros((2, 0, 5), np.float32)
+    nodes = [node("Concat", "x e", "y", axis=1), node("ReduceSum", "z a", "s")]
+    inputs = {"x": array(2, 3, 5), "z": empty}
+    check(nodes, inputs, {"e": empty, "a": np.array([1])}, ["y", "s"])
+    with pytest.raises(AltError, match="no elements"):
+        check(node("Relu", "z"), {"z": empty})
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrence_is_right_or_refused(op, direction):
+    gates, ways = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 1 + (direction == "bidirectional")
+    hidden, width, steps, batch = 5, 7, 4, 2
+    weights = {
+        "w": array(ways, gates * hidden, width) / 3, "r": array(ways, gates * hidden, hidden) / 3,
+        "b": array(ways, 2 * gates * hidden) / 3,
+    }  # fmt: skip
+    recurrent = node(op, "x w r b", "y h", hidden_size=hidden, direction=direction)
+    try:
+        check(recurrent, {"x": array(steps, batch, width)}, weights, ["y", "h"], length=60)
+    except AltError as refusal:
+        assert op in str(refusal)
+
+
+def test_quantised_linear_model_is_right_or_refused():
+    constants = {"s": np.float32(0.1), "z": np.uint8(128)}
+    nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")]
+    try:
+        check(nodes, {"x": array(3, 20)}, constants, ["y", "q"])
+    except AltError as refusal:
+        assert "QuantizeLinear" in str(refusal)
+
+
+def test_half_precision():
+    x = array(3, 40).astype(np.float16)
+    proto_nodes = [node("Mul", "x x", "m"), node("Add", "m x", "y"), node("Relu", "y", "z")]
+    check(proto_nodes, {"x": x}, None, ["z"])
+
+
+def test_two_nodes_without_a_kernel_of_their_own():
+    """Views of views, straight to the caller."""
+    nodes = [node("Identity", "x", "y"), node("Transpose", "x", "t", perm=[1, 0]), node("Transpose", "t", "z", perm=[1, 0])]
+    check(nodes, {"x": array(3, 5)}, None, ["y", "z", "t"])
+    proto = helper.make_tensor("c", TensorProto.FLOAT, [2], [1.0, 2.0])
+    check([node("Constant", [], "c", value=proto)], {"x": array(2)}, None, ["c"])
+    assert alt.compile and run_reference
