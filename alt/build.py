@@ -209,26 +209,38 @@ def _plan_memory(
     graph: Graph, plan: Plan, steps: Sequence[Step], outputs: Sequence[Value]
 ) -> tuple[int, dict[Value, tuple[str, int]]]:
     """Places in one arena for everything computed; memory is reused once nobody reads it."""
+
+    def home(value: Value) -> tuple[Value, int]:
+        """The tensor in whose memory a value lies, and the cells before it."""
+        cells = 0
+        while value in plan.inside:
+            value, before = plan.inside[value]
+            cells += before
+        return value, cells
+
     last_use: dict[Value, int] = {}
     for when, step in enumerate(steps):
         for argument in step.arguments:
-            last_use[argument.value] = when
+            last_use[home(argument.value)[0]] = when
     places: dict[Value, tuple[str, int]] = {}
     for number, value in enumerate(outputs):
         places.setdefault(value, (f"out{number}", 0))
     live: list[tuple[int, int, Value]] = []
     high = 0
     for when, step in enumerate(steps):
-        value = step.kernel.output
-        if value in places:
-            continue
-        layout = plan.layouts.get(value, Layout.identity(value.shape))
-        size = _aligned(_bytes(layout, value.dtype) + SLACK_BYTES)
-        live = [entry for entry in live if last_use[entry[2]] >= when]
-        offset = _first_fit(sorted((o, s) for o, s, _ in live), size)
-        live.append((offset, size, value))
-        places[value] = ("arena", offset)
-        high = max(high, offset + size)
+        value, _ = home(step.kernel.output)
+        if value not in places:  # a slice brings the whole tensor into being
+            layout = plan.layouts.get(value, Layout.identity(value.shape))
+            size = _aligned(_bytes(layout, value.dtype) + SLACK_BYTES)
+            live = [entry for entry in live if last_use[entry[2]] >= when]
+            offset = _first_fit(sorted((o, s) for o, s, _ in live), size)
+            live.append((offset, size, value))
+            places[value] = ("arena", offset)
+            high = max(high, offset + size)
+    for value in plan.inside:
+        whole, cells = home(value)
+        where, offset = places[whole]
+        places[value] = (where, offset + cells * np.dtype(value.dtype).itemsize)
     return max(high, ALIGNMENT), places
 
 

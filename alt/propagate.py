@@ -9,12 +9,14 @@ from or goes to the caller, who sees row-major tensors only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
 from alt import operators as ops
 from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel
+from alt.memory import ALIGNMENT
 from alt.sketches.conv import is_depthwise, required_border, wants_blocks
 from alt.sketches.pool import pool_border
 from alt.sketches.winograd import choose_winograd, winograd_border, winograd_kernels
@@ -32,12 +34,14 @@ class Plan:
         layouts: how each value is stored; row by row where it is not listed.
         outputs: the values handed to the caller, stored row by row.
         conversions: the kernels that only change a layout, with the reason.
+        inside: values that are a slice of another one's memory: (whole, cells before the slice).
     """
 
     kernels: list[Kernel]
     layouts: dict[Value, Layout]
     outputs: list[Value]
     conversions: dict[Kernel, str] = field(default_factory=dict)
+    inside: dict[Value, tuple[Value, int]] = field(default_factory=dict)
 
 
 _STORED = ("conv", "conv_transpose", "pool", "winograd_input")
@@ -57,6 +61,7 @@ class _Planner:
         self.border: dict[Value, list[tuple[int, int]]] = {}
         self.names = fresh_names("stored")
         self.conversions: dict[Kernel, str] = {}
+        self.whole_of: dict[Value, Value] = {}
         self.kernels: list[Kernel] = []
         for kernel in kernels:
             m = choose_winograd(kernel.anchor, machine) if kernel.anchor is not None else 0
@@ -69,12 +74,12 @@ class _Planner:
         for kernel in self.kernels:
             if self._output_blocked(kernel):
                 self.blocked.add(kernel.output)
+        joined = [k for k in self.kernels if self._joins_in_place(k)]
         kernels: list[Kernel] = []
         copies: dict[Value, Value] = {}
-        planned: list[Kernel] = []
         for kernel in self.kernels:
-            planned.append(self._with_stored_input(kernel, copies, kernels))
-            kernels.append(planned[-1])
+            if kernel not in joined:
+                kernels.append(self._with_stored_input(kernel, copies, kernels))
         outputs: list[Value] = []
         for value in self.graph.outputs:
             if value in self.blocked and self._differs_from_rows(value):
@@ -84,11 +89,69 @@ class _Planner:
                 self.conversions[copy] = "the caller gets row-major tensors"
                 value = rows
             outputs.append(value)
-        layouts = {v: self._layout(v) for v in {*self.blocked, *self.border}}
-        return Plan(kernels, layouts, outputs, self.conversions)
+        layouts = {
+            v: self._layout(v) for v in dict.fromkeys((*self.blocked, *self.border, *self.whole_of))
+        }
+        inside: dict[Value, tuple[Value, int]] = {}
+        for kernel in joined:
+            start = 0
+            for value in kernel.inputs:
+                inside[value] = (kernel.output, start)
+                start += self._layout(value).elements
+        return Plan(kernels, layouts, outputs, self.conversions, inside)
+
+    def _joins_in_place(self, kernel: Kernel) -> bool:
+        """Whether a concatenation needs no code, because its operands are written side by side.
+
+        They lie one after the other if no axis longer than 1 comes before the joined one. An operand
+        has to be computed here, not be wanted elsewhere by the caller, and have no other such home.
+        """
+        anchor = kernel.anchor
+        if anchor is None or anchor.op != "concat" or kernel.nodes != (anchor,):
+            return False
+        axis, output = anchor.attrs["axis"], kernel.output
+        blocked = output in self.blocked
+        made = {k.output: k for k in self.kernels}
+        if (
+            any(extent != 1 for extent in output.shape[:axis])
+            or (blocked and axis != 1)
+            or output in self.graph.outputs
+            or len(set(anchor.inputs)) != len(anchor.inputs)
+        ):
+            return False
+        for value in anchor.inputs:
+            cells = prod(value.shape) * np.dtype(value.dtype).itemsize
+            if (
+                value not in made
+                or value in self.graph.outputs
+                or value in self.whole_of
+                or (value in self.blocked) != blocked
+                # A slice of rows begins where vectors may be loaded, and has no border.
+                or (not blocked and (cells % ALIGNMENT or self._wants_border(value)))
+            ):
+                return False
+        if not blocked and self._wants_border(output):
+            return False
+        self.whole_of.update((value, output) for value in anchor.inputs)
+        return True
+
+    def _wants_border(self, value: Value) -> bool:
+        """Whether somebody may want a border around a row-major value."""
+        return any(
+            k.anchor is not None and k.anchor.op in _STORED and k.anchor.inputs[0] is value
+            for k in self.kernels
+        )
+
+    def _home(self, value: Value) -> Value:
+        """The value whose border decides: all slices of one tensor have the same."""
+        while value in self.whole_of:
+            value = self.whole_of[value]
+        return value
 
     def _layout(self, value: Value) -> Layout:
-        border: Border = tuple(self.border.get(value, [(0, 0)] * (len(value.shape) - 2)))
+        border: Border = tuple(
+            self.border.get(self._home(value), [(0, 0)] * (len(value.shape) - 2))
+        )
         block = self.lanes if value in self.blocked else 1
         return channels_blocked(value.shape, block, border)
 
@@ -173,6 +236,7 @@ class _Planner:
         return _reading(kernel, anchor, value)
 
     def _widen(self, value: Value, border: Border) -> None:
+        value = self._home(value)
         now = self.border.setdefault(value, [(0, 0)] * len(border))
         self.border[value] = [
             (max(a, c), max(b, d)) for (a, b), (c, d) in zip(now, border, strict=True)

@@ -30,7 +30,7 @@ def _type_of(expr: Any) -> tuple[tuple[int, ...], str]:
 class Translation:
     """State of one translation: names, known constants and the value of each relax variable."""
 
-    def __init__(self, module: tvm.IRModule) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
         self.constants: dict[Value, np.ndarray] = {}
         self.bound: dict[Any, Any] = {}
@@ -59,7 +59,7 @@ class Translation:
         raise AltError(f"relax expression of kind {type(expr).__name__} is not supported")
 
 
-def to_graph(module: tvm.IRModule, weights: Mapping[str, np.ndarray], inputs: int) -> Graph:
+def to_graph(module: Any, weights: Mapping[str, np.ndarray], inputs: int) -> Graph:
     """Translate the `main` function of an imported module.
 
     Args:
