@@ -82,6 +82,9 @@ def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
     arena, places = _plan_memory(graph, plan, steps, outputs)
     for number, value in enumerate(graph.inputs):
         places[value] = (f"in{number}", 0)
+    for value in (*graph.inputs, *outputs):
+        layout = plan.layouts.get(value)
+        assert layout is None or not layout.has_padding, f"the caller would see {layout}"
     symbols = {name: ir.GlobalVar(name) for name in functions}
     sizes = weights.size, arena
     entries = _entries(graph, outputs, steps, symbols, places, constants, sizes, machine)

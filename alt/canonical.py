@@ -32,7 +32,7 @@ _EVALUATE: dict[str, Callable[..., np.ndarray]] = {
     "greater": np.greater,
     "isnan": np.isnan,
     "concat": lambda *xs, axis: np.concatenate(xs, axis),
-    "take": lambda x, i, axis: np.take(x, i, axis, mode="clip"),
+    "take": lambda x, i, axis: np.take(x, np.where(i < 0, i + x.shape[axis], i), axis, mode="clip"),
 }
 
 

@@ -82,7 +82,7 @@ class _Planner:
                 kernels.append(self._with_stored_input(kernel, copies, kernels))
         outputs: list[Value] = []
         for value in self.graph.outputs:
-            if value in self.blocked and self._differs_from_rows(value):
+            if self._differs_from_rows(value):
                 rows = Value(next(self.names), value.shape, value.dtype)
                 copy = self._copy(value, rows)
                 kernels.append(copy)
@@ -101,7 +101,7 @@ class _Planner:
         return Plan(kernels, layouts, outputs, self.conversions, inside)
 
     def _joins_in_place(self, kernel: Kernel) -> bool:
-        """Whether a concatenation needs no code, because its operands are written side by side.
+        """Whether a concatenation needs no code: its operands are written side by side.
 
         They lie one after the other if no axis longer than 1 comes before the joined one. An operand
         has to be computed here, not be wanted elsewhere by the caller, and have no other such home.
@@ -156,7 +156,8 @@ class _Planner:
         return channels_blocked(value.shape, block, border)
 
     def _differs_from_rows(self, value: Value) -> bool:
-        return not _same_order(self._layout(value))
+        stored = value in self.blocked or value in self.border
+        return stored and not _same_order(self._layout(value))
 
     def _output_blocked(self, kernel: Kernel) -> bool:
         anchor = kernel.anchor

@@ -50,6 +50,8 @@ class Translation:
         """The value (or tuple of values, or shape) that a relax expression stands for."""
         if isinstance(expr, tvm.ir.GenericConst):
             return self.constant(expr.value.numpy())
+        if isinstance(expr, tirx.IntImm | tirx.FloatImm):
+            return expr.value
         if isinstance(expr, relax.Tuple):
             return tuple(self.resolve(field) for field in expr.fields)
         if isinstance(expr, relax.ShapeExpr):
@@ -289,7 +291,8 @@ def _take(_: Translation, call: Any, inputs: list[Value], output: Value) -> list
 
     def compute(read: Callable[..., Any], idx: list[Any]) -> Any:
         chosen = tirx.Cast("int32", read(1, idx[axis : axis + rank]))
-        inside = tirx.max(tirx.min(chosen, extent - 1), 0)
+        wrapped = tirx.Select(chosen < 0, chosen + extent, chosen)
+        inside = tirx.max(tirx.min(wrapped, extent - 1), 0)
         return read(0, [*idx[:axis], inside, *idx[axis + rank :]])
 
     return [Node("gather", "take", (x, indices), output, {"axis": axis}, compute)]

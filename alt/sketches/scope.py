@@ -174,6 +174,8 @@ class Scope:
         elements: int | None = None,
     ) -> Any:
         """The flat buffer through which the kernel sees a value stored in `layout`."""
+        if value not in self.constants:
+            assert prepare is None and layout == self.layout(value), f"{value} is stored otherwise"
         key = (value, layout, prepare[0] if prepare else None)
         if key not in self._by_argument:
             size = layout.elements if elements is None else elements
