@@ -16,6 +16,10 @@ EPSILON = 2.0**-24
 """Rounding error of one float32 operation."""
 
 
+WINOGRAD = 12
+"""How much more rounding Winograd's transforms (coefficients up to 8, both ways) may add."""
+
+
 def array(*shape: int, seed: int = 0, low: float | None = None, high: float = 1.0) -> np.ndarray:
     """Seeded normal floats, or uniform ones from [low, high)."""
     rng = np.random.default_rng([seed, *shape])
