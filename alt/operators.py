@@ -158,10 +158,9 @@ def delinear(position: Expr, shape: Sequence[int]) -> list[Expr]:
     return indices
 
 
-def _is_zero(value: Expr) -> bool:
-    return (isinstance(value, int) and value == 0) or (
-        isinstance(value, tirx.IntImm) and int(value.value) == 0
-    )
+def _is_zero(value: Any) -> bool:
+    number = value if isinstance(value, int) else getattr(value, "value", None)
+    return isinstance(number, int) and number == 0
 
 
 def reshape(source: tuple[int, ...], target: tuple[int, ...]) -> Relabel:

@@ -17,11 +17,11 @@ from alt import operators as ops
 from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel
 from alt.memory import ALIGNMENT
-from alt.sketches.conv import is_depthwise, required_border, wants_blocks
 from alt.sketches.pool import pool_border
-from alt.sketches.winograd import choose_winograd, winograd_border, winograd_kernels
+from alt.sketches.windows import is_depthwise, required_border, wants_blocks
 from alt.storage import Border, block_of, channels_blocked
 from alt.target import Machine
+from alt.winograd import choose_winograd, winograd_border, winograd_kernels
 from primitives import Layout
 
 
@@ -103,8 +103,8 @@ class _Planner:
     def _joins_in_place(self, kernel: Kernel) -> bool:
         """Whether a concatenation needs no code: its operands are written side by side.
 
-        They lie one after the other if no axis longer than 1 comes before the joined one. An operand
-        has to be computed here, not be wanted elsewhere by the caller, and have no other such home.
+        They lie one after the other if no axis longer than 1 comes before the joined one. An
+        operand has to be computed here, not be one of the caller's, and have no other such home.
         """
         anchor = kernel.anchor
         if anchor is None or anchor.op != "concat" or kernel.nodes != (anchor,):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alt.sketches.attention import attention
-from alt.sketches.conv import convolution, depthwise, is_depthwise, wants_blocks
+from alt.sketches.conv import convolution
+from alt.sketches.depthwise import depthwise
 from alt.sketches.direct import direct_convolution
 from alt.sketches.generic import concat, elementwise
 from alt.sketches.matmul import matmul
 from alt.sketches.pool import pooling
-from alt.sketches.rows import layer_norm, reduction, softmax
+from alt.sketches.reduce import reduction
+from alt.sketches.rows import layer_norm, softmax
 from alt.sketches.scope import Scope, Stmt
 from alt.sketches.stages import stage_reduction
+from alt.sketches.windows import is_depthwise, wants_blocks
 from alt.sketches.winograd import transform_input, winograd
 
 Sketch = Callable[[Scope], Stmt]

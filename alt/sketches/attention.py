@@ -7,10 +7,10 @@ from math import prod
 
 from alt import elementary as el
 from alt.elementary import Emitter, Expr, Inline
-from alt.sketches.conv import choose_tile
 from alt.sketches.matmul import fit, stride_of
-from alt.sketches.rows import Row
+from alt.sketches.row import Row
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
+from alt.sketches.tiles import choose_tile
 from primitives.tensorir import tirx
 
 QUERIES = 32

@@ -14,16 +14,10 @@ import numpy as np
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
 from alt.operators import delinear, linear
-from alt.sketches.conv import (
-    Phase,
-    choose_tile,
-    geometry,
-    has_packed_weights,
-    phases,
-    taps_of_phase,
-)
 from alt.sketches.generic import fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
+from alt.sketches.tiles import choose_tile
+from alt.sketches.windows import Phase, geometry, has_packed_weights, phases, taps_of_phase
 from primitives import Layout
 from primitives.tensorir import tirx
 

@@ -9,8 +9,8 @@ from math import prod
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.operators import delinear
-from alt.sketches.conv import choose_tile
 from alt.sketches.scope import SERIAL, UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
+from alt.sketches.tiles import choose_tile
 from primitives import Layout
 from primitives.expressions import reads_of
 from primitives.tensorir import tirx

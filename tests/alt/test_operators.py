@@ -91,7 +91,9 @@ def test_negative_pad_and_pad_before_convolution():
     constants = {"p": np.array([0, 0, 1, 2, 0, 0, 1, 0]), "w": array(16, 8, 3, 3)}
     nodes = [node("Pad", "x p", "q"), node("Conv", "q w", "y", pads=[1, 1, 1, 1])]
     check(nodes, {"x": array(1, 8, 5, 6)}, constants, ["y", "q"], length=72)
-    check(node("Pad", "x p"), {"x": array(1, 8, 5, 6)}, {"p": np.array([0, -1, -2, 0, 0, 1, 0, -1])})
+    check(
+        node("Pad", "x p"), {"x": array(1, 8, 5, 6)}, {"p": np.array([0, -1, -2, 0, 0, 1, 0, -1])}
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,8 +182,22 @@ def test_exporters_spellings_of_gelu():
 def test_arithmetic(dtype):
     rng = np.random.default_rng(0)
     a = rng.integers(-9, 9, (3, 1, 20)).astype(dtype)
-    b = np.where(rng.integers(0, 2, (5, 20)), -1, 1).astype(dtype) * rng.integers(1, 5, (5, 20)).astype(dtype)
-    ops = ["Add", "Sub", "Mul", "Div", "Max", "Min", "Less", "Greater", "Equal", "LessOrEqual", "GreaterOrEqual"]
+    b = np.where(rng.integers(0, 2, (5, 20)), -1, 1).astype(dtype) * rng.integers(
+        1, 5, (5, 20)
+    ).astype(dtype)
+    ops = [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Max",
+        "Min",
+        "Less",
+        "Greater",
+        "Equal",
+        "LessOrEqual",
+        "GreaterOrEqual",
+    ]
     nodes = [node(op, "a b", op) for op in ops]
     ops.append("Sum")
     nodes.append(node("Sum", "a b a", "Sum"))
@@ -323,7 +339,11 @@ def test_half_precision():
 
 def test_two_nodes_without_a_kernel_of_their_own():
     """Views of views, straight to the caller."""
-    nodes = [node("Identity", "x", "y"), node("Transpose", "x", "t", perm=[1, 0]), node("Transpose", "t", "z", perm=[1, 0])]
+    nodes = [
+        node("Identity", "x", "y"),
+        node("Transpose", "x", "t", perm=[1, 0]),
+        node("Transpose", "t", "z", perm=[1, 0]),
+    ]
     check(nodes, {"x": array(3, 5)}, None, ["y", "z", "t"])
     proto = helper.make_tensor("c", TensorProto.FLOAT, [2], [1.0, 2.0])
     check([node("Constant", [], "c", value=proto)], {"x": array(2)}, None, ["c"])
