@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 from alt import elementary as el
 from alt.elementary import Emitter, Expr, dtype_of
