@@ -54,6 +54,11 @@ def _silu(emit: Emitter, x: Expr) -> Expr:
     return x * el.sigmoid(emit, x)
 
 
+def _comparable(x: Expr) -> Expr:
+    """LLVM compares truth values as if they were floats."""
+    return el.number_of(x, "int8") if dtype_of(x) == "bool" else x
+
+
 def _bound_max(emit: Emitter, a: Expr, b: Expr) -> Expr:
     return tirx.max(b, emit.bind(a))
 
@@ -87,8 +92,8 @@ MAPS: dict[str, Map] = {
     "nn.gelu_tanh": _gelu_tanh,
     "nn.silu": _silu,
     "where": lambda _, c, a, b: tirx.Select(c, a, b),
-    "equal": lambda _, a, b: tirx.EQ(a, b),
-    "not_equal": lambda _, a, b: tirx.NE(a, b),
+    "equal": lambda _, a, b: tirx.EQ(_comparable(a), _comparable(b)),
+    "not_equal": lambda _, a, b: tirx.NE(_comparable(a), _comparable(b)),
     "less": lambda _, a, b: tirx.LT(a, b),
     "less_equal": lambda _, a, b: tirx.LE(a, b),
     "greater": lambda _, a, b: tirx.GT(a, b),
@@ -102,7 +107,7 @@ def cast(dtype: str) -> Map:
 
     def convert(_: Emitter, x: Expr) -> Expr:
         if dtype == "bool":
-            return tirx.NE(x, _zero(x))
+            return x if dtype_of(x) == "bool" else tirx.NE(x, _zero(x))
         if dtype_of(x) == "bool":
             return el.number_of(x, dtype)
         return tirx.Cast(dtype, x) if dtype_of(x) != dtype else x

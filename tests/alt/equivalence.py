@@ -12,10 +12,6 @@ from onnx import helper, numpy_helper, shape_inference
 
 import alt
 
-EPSILON = 2.0**-24
-"""Rounding error of one float32 operation."""
-
-
 WINOGRAD = 12
 """How much more rounding Winograd's transforms (coefficients up to 8, both ways) may add."""
 
@@ -68,7 +64,7 @@ def assert_same(found: Any, expected: Sequence[np.ndarray], length: int = 1) -> 
 
     Integers and truth values must be equal. A float is the sum of `length` terms of about size 1:
     partial sums grow like sqrt(length) and there are `length` roundings of them, so that two orders
-    of summation differ by about 0.6 * EPSILON * length (one sigma). We allow 7 sigma, and beside it
+    of summation differ by about 0.6 * epsilon * length (one sigma). We allow 7 sigma, and beside it
     32 roundings of the result itself for the elementary functions in between.
     """
     results = found if isinstance(found, tuple) else (found,)
@@ -77,8 +73,9 @@ def assert_same(found: Any, expected: Sequence[np.ndarray], length: int = 1) -> 
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
         if theirs.dtype.kind == "f":
-            atol = EPSILON * (12 + 4 * length)
-            np.testing.assert_allclose(ours, theirs, rtol=32 * EPSILON, atol=atol)
+            epsilon = float(np.finfo(theirs.dtype).eps) / 2
+            atol = epsilon * (12 + 4 * length)
+            np.testing.assert_allclose(ours, theirs, rtol=32 * epsilon, atol=atol)
         else:
             np.testing.assert_array_equal(ours, theirs)
 
