@@ -15,7 +15,7 @@ from alt.kernels import Kernel
 from alt.operators import linear
 from alt.target import Machine
 from primitives import Layout
-from primitives.tensorir import ir, sym, tirx
+from primitives.tensorir import ffi, ir, sym, tirx
 
 Stmt = Any
 SERIAL, PARALLEL = tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL
@@ -100,9 +100,10 @@ class Scope:
         if kind != VECTORIZED:
             return tirx.For(var, i32(0), i32(extent), kind, body(var))
         around, self._lanes = self._lanes, (var, extent, [])
-        made = tirx.For(var, i32(0), i32(extent), kind, body(var))
+        lane = body(var)
         kept, self._lanes = self._lanes[2], around
-        return seq(*map(tirx.AllocBuffer, kept), made)
+        kind = VECTORIZED if _vectorizes(lane, var) else SERIAL
+        return seq(*map(tirx.AllocBuffer, kept), tirx.For(var, i32(0), i32(extent), kind, lane))
 
     def room(self, dtype: str) -> tuple[Any, Expr]:
         """A private buffer with an element a lane of the vector loop around, and the lane."""
@@ -296,6 +297,33 @@ class Scope:
             pointers, seq(*declared, body, tirx.Return(i32(0))), ret_type=ir.PrimType("int32")
         )
         return function.with_attr("tirx.noalias", True)
+
+
+def _vectorizes(body: Stmt, lane: Expr) -> bool:
+    """Whether TVM has a vector form of all calls in a loop's body.
+
+    Where it has none it takes the loop apart one statement at a time, and every lane then sees the
+    first lane's value of what another statement named.
+    """
+    scalar: list[Any] = []
+    varying = {lane}
+
+    def look(call: Any) -> None:
+        if call.op.same_as(_IF_THEN_ELSE):
+            depends: list[Any] = []
+            ffi.structural_walk(
+                call.args[0], [(tirx.Var, lambda v: depends.append(v) if v in varying else None)]
+            )
+            scalar.extend(depends)
+        elif not call.op.same_as(_REINTERPRET) and not call.op.get_attr("TVectorizable"):
+            scalar.append(call)
+
+    ffi.structural_walk(body, [(tirx.Bind, lambda b: varying.add(b.var))])
+    ffi.structural_walk(body, [(ir.Call, look)])
+    return not scalar
+
+
+_IF_THEN_ELSE, _REINTERPRET = ir.Op.get("prim.if_then_else"), ir.Op.get("tirx.reinterpret")
 
 
 def allocate(buffer: Any, *body: Stmt | None) -> Stmt:

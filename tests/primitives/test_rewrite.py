@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.primitives.equivalence import check, random_layout
+from tests.primitives.rewriting import check, random_layout
 from tvm import te, tirx, topi
 
 from primitives.errors import LayoutError, Opaque

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.primitives.equivalence import check, random_layout
+from tests.primitives.rewriting import check, random_layout
 from tvm import s_tir, te, tirx
 
 from primitives.errors import Opaque
