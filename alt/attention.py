@@ -45,7 +45,8 @@ def fuse_attention(graph: Graph, kernels: list[Kernel]) -> list[Kernel]:
             or any(weights.output in n.inputs for n in last.nodes if n is not weighted)
         ):
             continue
-        anchor = Node("attention", "attention", weighted.inputs, weighted.output, weighted.attrs)
+        attrs = {**weighted.attrs, "depth": product.inputs[0].shape[-1]}
+        anchor = Node("attention", "attention", weighted.inputs, weighted.output, attrs)
         nodes = tuple(anchor if n is weighted else n for n in last.nodes)
         inputs = dict.fromkeys((*scores.inputs, *last.inputs))
         inputs.pop(weights.output)

@@ -168,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare with ONNX Runtime (or ONNX's reference) on random inputs first",
     )
+    add.add_argument(
+        "--no-winograd",
+        dest="winograd",
+        action="store_false",
+        help="sum 3x3 convolutions directly: slower, with a little less rounding",
+    )
     threads(add)
     add = verb("run", verbs.run_model, "run a model once and describe what comes out")
     add.add_argument(

@@ -48,13 +48,24 @@ _STORED = ("conv", "conv_transpose", "pool", "winograd_input")
 """Anchors that say how their first input is stored."""
 
 
-def plan_layouts(graph: Graph, kernels: list[Kernel], machine: Machine) -> Plan:
-    """Choose a layout for every value and insert the conversions that remain."""
-    return _Planner(graph, kernels, machine).plan()
+def plan_layouts(
+    graph: Graph, kernels: list[Kernel], machine: Machine, winograd: bool = True
+) -> Plan:
+    """Choose a layout for every value and insert the conversions that remain.
+
+    Args:
+        graph: the network.
+        kernels: how it was fused.
+        machine: what the code is for.
+        winograd: whether convolutions may be computed by Winograd's algorithm.
+    """
+    return _Planner(graph, kernels, machine, winograd).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, kernels: list[Kernel], machine: Machine) -> None:
+    def __init__(
+        self, graph: Graph, kernels: list[Kernel], machine: Machine, winograd: bool
+    ) -> None:
         self.graph = graph
         self.lanes = machine.lanes()
         self.blocked: set[Value] = set()
@@ -64,7 +75,8 @@ class _Planner:
         self.whole_of: dict[Value, Value] = {}
         self.kernels: list[Kernel] = []
         for kernel in kernels:
-            m = choose_winograd(kernel.anchor, machine) if kernel.anchor is not None else 0
+            anchor = kernel.anchor
+            m = choose_winograd(anchor, machine) if winograd and anchor is not None else 0
             if m:
                 self.kernels.extend(winograd_kernels(kernel, m, machine, next(self.names)))
             else:

@@ -159,6 +159,7 @@ def _compile(options: argparse.Namespace, progress: Progress) -> Module:
         constants=_constants(options),
         threads=options.threads,
         verify=getattr(options, "verify", False),
+        winograd=getattr(options, "winograd", True),
         progress=progress,
     )
 

@@ -158,6 +158,8 @@ def winograd(scope: Scope) -> Stmt:
         1, grid.chunk, blocks, machine.registers, channels * lanes * 4, machine.l1_bytes
     )
     vectors, positions = tile.vectors, tile.columns
+    scope.notes["winograd"] = f"{m}x{m}"
+    scope.notes["tile"] = [1, positions, vectors]
     wide = vectors * lanes
     layout = Layout.identity((outputs, channels, depth, points)).pad(0, 0, -outputs % wide)
     layout = layout.split(0, (-1, wide)).reorder((0, 4, 3, 2, 1))

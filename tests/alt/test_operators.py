@@ -344,3 +344,16 @@ def test_two_nodes_without_a_kernel_of_their_own():
     check(nodes, {"x": array(3, 5)}, None, ["y", "z", "t"])
     proto = helper.make_tensor("c", TensorProto.FLOAT, [2], [1.0, 2.0])
     check([node("Constant", [], "c", value=proto)], {"x": array(2)}, None, ["c"])
+
+
+@pytest.mark.parametrize("first", ["Atan", "Round", "IsNaN", "Pad", "Asinh"])
+def test_values_named_beside_a_call_without_a_vector_form(first):
+    """TVM takes such vector loops apart; what one statement names another must still see."""
+    nodes = [
+        node(first, "x p" if first == "Pad" else "x", "a"),
+        node("Cast", "a", "b", to=TensorProto.FLOAT),
+        node("Sigmoid", "b", "c"),
+        node("Mul", "b c", "y"),
+        node("Exp", "y", "z"),
+    ]
+    check(nodes, {"x": array(3, 40)}, {"p": np.array([1, 2, 1, 3])}, ["y", "z"])

@@ -122,6 +122,14 @@ def test_winograd(x, w, pads):
     assert "winograd_input" in anchors(module)
 
 
+def test_winograd_can_be_left_out():
+    inputs = {"x": array(1, 32, 20, 20)}
+    proto = model([node("Conv", "x w", "y")], inputs, ["y"], {"w": array(32, 32, 3, 3)})
+    module = alt.compile(proto, winograd=False)
+    assert anchors(module)[-1] == "conv"
+    assert_same(module(**inputs), run_reference(proto, inputs), length=32 * 9)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_a_network_converts_its_input_only(name):
     proto = NETWORKS[name](size=64)

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.primitives.rewriting import check, random_layout
 from tvm import te, tirx, topi
 
 from primitives.errors import LayoutError, Opaque
 from primitives.layout import Layout, blocked
 from primitives.lower import rewrite
 from primitives.stages import shape_of_buffer, stages_of
+from tests.primitives.rewriting import check, random_layout
 
 pytestmark = pytest.mark.llvm
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.primitives.rewriting import check, random_layout
 from tvm import s_tir, te, tirx
 
 from primitives.errors import Opaque
 from primitives.expressions import reads_of, substitute
 from primitives.stages import shape_of_buffer, stages_of
 from tests.primitives.legalised import ARGS, functions
+from tests.primitives.rewriting import check, random_layout
 
 OPAQUE = {
     "median": "calls a sort",
