@@ -16,6 +16,7 @@ from alt.elementary import Emitter, Expr
 from alt.errors import AltError
 from alt.graph import Node, Value
 from primitives.errors import LayoutError
+from primitives.expressions import substitute
 from primitives.stages import Stage, dtype_of_buffer, shape_of_buffer, stages_of
 
 if TYPE_CHECKING:
@@ -165,8 +166,6 @@ def _is_map(stage: Stage, output: Value) -> bool:
 
 def _uses_indices(stage: Stage, spatial: set[Any]) -> bool:
     """Whether a value depends on its position other than through what it reads."""
-    from primitives.expressions import substitute
-
     zero = tirx.IntImm("int32", 0)
     for value in stage.values:
         blind = substitute(value, {}, lambda b, _: tirx.Var("read", dtype_of_buffer(b)))
