@@ -8,7 +8,7 @@ from alt.sketches.attention import attention
 from alt.sketches.conv import convolution
 from alt.sketches.depthwise import depthwise
 from alt.sketches.direct import direct_convolution
-from alt.sketches.generic import concat, elementwise
+from alt.sketches.generic import concat, elementwise, with_border
 from alt.sketches.matmul import matmul
 from alt.sketches.pool import pooling
 from alt.sketches.reduce import reduction
@@ -21,16 +21,16 @@ from alt.sketches.winograd import transform_input, winograd
 Sketch = Callable[[Scope], Stmt]
 
 SKETCHES: dict[str, Sketch] = {
-    "attention": attention,
+    "attention": with_border(attention),
     "concat": concat,
     "conv": convolution,
     "conv_transpose": convolution,
-    "layer_norm": layer_norm,
-    "matmul": matmul,
+    "layer_norm": with_border(layer_norm),
+    "matmul": with_border(matmul),
     "pool": pooling,
-    "reduce": reduction,
-    "softmax": softmax,
-    "stages": stage_reduction,
+    "reduce": with_border(reduction),
+    "softmax": with_border(softmax),
+    "stages": with_border(stage_reduction),
     "winograd": winograd,
     "winograd_input": transform_input,
 }

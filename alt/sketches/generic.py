@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from math import prod
 
 from alt.elementary import Emitter, Expr
@@ -226,6 +227,20 @@ def _write_blocks(
 
     every = [batch, blocks, *rows]
     return scope.parallel(every, row) if _kind(extents) else scope.nest(every, row)
+
+
+def with_border(sketch: Callable[[Scope], Stmt]) -> Callable[[Scope], Stmt]:
+    """A sketch that writes the elements of a row-major output, made to fill its border too."""
+
+    @wraps(sketch)
+    def whole(scope: Scope) -> Stmt:
+        body = sketch(scope)
+        if not scope.output_layout.has_padding:
+            return body
+        planes = scope.output_layout.shape[:2]
+        return seq(scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c))), body)
+
+    return whole
 
 
 def fill_border(scope: Scope, n: Expr, b: Expr) -> Stmt | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+import onnxruntime
 import pytest
 from equivalence import WINOGRAD, array, check, node
 
@@ -93,7 +95,13 @@ def test_transposed_convolution(case):
     check(node("ConvTranspose", "x w b", **attributes), {"x": array(*x)}, weights, length=length)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_pooling_of_lines_and_volumes(rank, blocked):
+    test_pooling(rank, blocked, {"ceil_mode": 1, "strides": 2, "pads": 1})
+
+
+@pytest.mark.parametrize("rank", [2])
 @pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize(
     "attributes",
@@ -195,3 +203,43 @@ def test_chain_of_different_borders_with_a_residual():
 def test_weights_that_are_inputs():
     inputs = {"x": array(1, 16, 6, 6), "w": array(16, 16, 3, 3, seed=1)}
     check(node("Conv", "x w", pads=[1, 1, 1, 1]), inputs, length=144)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300))
+def test_many_convolutions(seed):
+    rng = np.random.default_rng(seed)
+
+    def pick(*choices):
+        return choices[int(rng.integers(len(choices)))]
+
+    rank, batch = pick(1, 2, 2, 2, 3), pick(1, 1, 2)
+    groups = pick(1, 1, 1, 2, 4, 24)
+    channels, outputs = (groups * pick(1, 2, 3, 8, 16, 17, 40) for _ in range(2))
+    if groups == 24:
+        channels = outputs = pick(24, 32, 100)
+        groups = channels
+    kernel, strides, dilations = (
+        [pick(*c) for _ in range(rank)] for c in ((1, 2, 3, 5), (1, 1, 2, 3), (1, 1, 2))
+    )
+    pads = [pick(0, 1, 2) for _ in range(2 * rank)]
+    size = [pick(1, 4, 9, 17, 30) if rank < 3 else pick(1, 4, 7) for _ in range(rank)]
+    size = [max(s, (k - 1) * d + 1) for s, k, d in zip(size, kernel, dilations, strict=True)]
+    common = {"group": groups, "strides": strides, "dilations": dilations, "pads": pads}
+    x = {"x": array(batch, channels, *size)}
+    nodes = [
+        node(pick("Relu", "Identity"), "x", "r"),
+        node("Conv", "r w b", "c", **common),
+        node(pick("Relu", "Sigmoid", "Neg"), "c", "y"),
+    ]
+    weights = {"w": array(outputs, channels // groups, *kernel), "b": array(outputs)}
+    outs = pick(["y"], ["y", "c"], ["r", "y"])
+    check(nodes, x, weights, outs, length=channels // groups * prod(kernel))
+    if all(d == 1 for d in dilations):
+        turned = {"w": array(channels, outputs // groups, *kernel), "b": array(outputs)}
+        common["pads"] = [min(p, k - 1) for p, k in zip(pads, kernel * 2, strict=True)]
+        nodes[1] = node("ConvTranspose", "r w b", "c", **common)
+        try:
+            check(nodes, x, turned, outs, length=channels * prod(kernel))
+        except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
+            pytest.skip("nothing is left of the output")
