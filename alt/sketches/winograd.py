@@ -134,11 +134,19 @@ def transform_input(scope: Scope) -> Stmt:
 
 
 def _transformed_weights(m: int, weight: np.ndarray) -> np.ndarray:
-    """Shape: (O, C, depth, (m+2)**2)."""
+    """Transform the weights, a few output channels at a time: in between they are float64.
+
+    Shape:
+        (O, C, depth, (m+2)**2).
+    """
     g = np.array(_WEIGHT[m])
-    w = weight.reshape(*weight.shape[:2], -1, 3, 3).astype("float64")
-    u = np.einsum("xi,ocdij,yj->ocdxy", g, w, g, optimize=True)
-    return u.reshape(*u.shape[:3], -1).astype(weight.dtype)
+    outputs, channels = weight.shape[:2]
+    w = weight.reshape(outputs, channels, -1, 3, 3)
+    u = np.empty((*w.shape[:3], len(g) ** 2), weight.dtype)
+    for start in range(0, outputs, 16):
+        some = w[start : start + 16].astype("float64")
+        u[start : start + 16] = (g @ some @ g.T).reshape(*some.shape[:3], -1)
+    return u
 
 
 def winograd(scope: Scope) -> Stmt:
