@@ -22,8 +22,9 @@ LARGE = 200
 """TVM puts a name's value in place of the name while it simplifies and even while it generates
 code; nothing may grow beyond this on the way."""
 
-Room = Callable[[str], tuple[Any, Expr]]
-"""Takes a dtype, gives a private buffer and the index in it that is the current element's."""
+Room = Callable[[str, list[Any]], tuple[Any, Expr]]
+"""Gives a private buffer of a dtype and the current element's index in it; takes the statements so
+far, to allocate it there if need be."""
 
 
 class Emitter:
@@ -64,7 +65,7 @@ class Emitter:
         """The same value, read from memory: TVM does not look behind that, and LLVM removes it."""
         if self.room is None:
             return value
-        buffer, index = self.room(dtype_of(value))
+        buffer, index = self.room(dtype_of(value), self.statements)
         self.statements.append(tirx.BufferStore(buffer, value, [index]))
         return tirx.BufferLoad(buffer, [index])
 

@@ -66,3 +66,18 @@ def combine(indices: Sequence[Index], extents: Sequence[int]) -> Index:
         total = term if total is None else term + total
         below *= extent
     return 0 if total is None else total
+
+
+def at_most(index: Index, bound: int) -> Index:
+    """The smaller of an index and a number, for an index of any kind.
+
+    >>> at_most(5, 3), at_most(np.array([1, 5]), 3).tolist()
+    (3, [1, 3])
+    """
+    if isinstance(index, int | np.integer):
+        return min(index, bound)
+    if isinstance(index, np.ndarray):
+        return np.minimum(index, bound)
+    from primitives.tensorir import tirx  # only expressions need TVM
+
+    return tirx.min(index, tirx.const(bound, str(index.ty.dtype)))

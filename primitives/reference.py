@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from primitives.errors import LayoutError
 from primitives.layout import Layout
-from primitives.steps import Fuse, Pad, Reorder, Shape, Split, Step
+from primitives.steps import Fold, Fuse, Pad, Reorder, Shape, Split, Step, Unfold, Unpad
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -74,21 +74,45 @@ def _pack_step(array: Any, step: Step, shape: Shape, fill: float) -> Array:
             inside[axis] = slice(before, before + extent)
             padded[tuple(inside)] = array
             return padded
+        case Unpad(axis, before, _):
+            inside = [slice(None)] * array.ndim
+            inside[axis] = slice(before, before + shape[axis])
+            return array[tuple(inside)]
         case Split() | Fuse():
             return array.reshape(shape)
+        case Unfold(axis, size, stride):
+            behind = (shape[axis] - 1) * stride + size - array.shape[axis]
+            longer = _pack_step(
+                array, Pad(axis, 0, behind), Pad(axis, 0, behind).shape(array.shape), fill
+            )
+            windows = np.lib.stride_tricks.sliding_window_view(longer, size, axis)
+            every = [slice(None)] * array.ndim
+            every[axis] = slice(None, None, stride)
+            return np.moveaxis(windows[tuple(every)], -1, axis + 1)
+        case Fold(axis, extent, stride):
+            size = array.shape[axis + 1]
+            cell = Unfold(0, size, stride).forward([np.arange(extent)], (extent,))
+            tiles_first = np.moveaxis(array, (axis, axis + 1), (0, 1))
+            return np.moveaxis(tiles_first[tuple(cell)], 0, axis)
         case _:
             raise LayoutError(f"pack by step {step}: NumPy has no definition of it; add one here")
 
 
 def _unpack_step(stored: Any, step: Step, shape: Shape) -> Array:
+    """The array of this shape that the step stored so; cells it cut off come back as 0."""
     match step:
         case Reorder(perm):
-            return stored.transpose(np.argsort(perm))
-        case Pad(axis, before, _):
-            inside = [slice(None)] * stored.ndim
-            inside[axis] = slice(before, before + shape[axis])
-            return stored[tuple(inside)]
+            back: Step = Reorder(tuple(int(p) for p in np.argsort(perm)))
+        case Pad(axis, before, after):
+            back = Unpad(axis, before, after)
+        case Unpad(axis, before, after):
+            back = Pad(axis, before, after)
         case Split() | Fuse():
             return stored.reshape(shape)
+        case Unfold(axis, _, stride):
+            back = Fold(axis, shape[axis], stride)
+        case Fold(axis, _, stride):
+            back = Unfold(axis, shape[axis + 1], stride)
         case _:
             raise LayoutError(f"unpack by step {step}: NumPy has no definition of it; add one here")
+    return _pack_step(stored, back, shape, 0)

@@ -105,8 +105,12 @@ class Scope:
         kind = VECTORIZED if _vectorizes(lane, var) else SERIAL
         return seq(*map(tirx.AllocBuffer, kept), tirx.For(var, i32(0), i32(extent), kind, lane))
 
-    def room(self, dtype: str) -> tuple[Any, Expr]:
+    def room(self, dtype: str, statements: list[Stmt]) -> tuple[Any, Expr]:
         """A private buffer with an element a lane of the vector loop around, and the lane."""
+        if self._lanes is None:
+            buffer = self.local(1, dtype, "kept")
+            statements.append(tirx.AllocBuffer(buffer))
+            return buffer, i32(0)
         lane, lanes, kept = self._lanes
         kept.append(self.local(lanes, dtype, "kept"))
         return kept[-1], lane
@@ -221,7 +225,7 @@ class Scope:
             emit: takes the statements that name shared subexpressions.
             given: elements at these indices that are already known (the anchor's result).
         """
-        emit.room = self.room if self._lanes else None
+        emit.room = self.room
         return self._evaluate(value, tuple(indices), emit, given or {}, {})
 
     def _evaluate(

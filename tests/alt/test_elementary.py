@@ -31,7 +31,8 @@ SMALLEST = 1.17549435e-38
 
 def _ulps(found, expected):
     """Distance in units in the last place of the expected float32, beyond the smallest normal."""
-    rounded = expected.astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = expected.astype(np.float32)
     same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
     with np.errstate(all="ignore"):
         unit = np.spacing(np.maximum(np.abs(rounded), np.float32(SMALLEST))).astype(np.float64)

@@ -69,8 +69,7 @@ RESIZES = [
 
 
 @pytest.mark.parametrize("attributes", RESIZES, ids=lambda a: "-".join(map(str, a.values())))
-@pytest.mark.parametrize("scale", [(2.0, 2.0), (0.5, 1.5)])
-@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize(("scale", "blocked"), [((2.0, 2.0), True), ((0.5, 1.5), False)])
 def test_resize(attributes, scale, blocked):
     nodes = [
         node("Conv", "x w", "c") if blocked else node("Relu", "x", "c"),
