@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -68,16 +68,16 @@ def combine(indices: Sequence[Index], extents: Sequence[int]) -> Index:
     return 0 if total is None else total
 
 
-def at_most(index: Index, bound: int) -> Index:
+def at_most(index: Any, bound: int) -> Index:
     """The smaller of an index and a number, for an index of any kind.
 
     >>> at_most(5, 3), at_most(np.array([1, 5]), 3).tolist()
     (3, [1, 3])
     """
-    if isinstance(index, int | np.integer):
+    if isinstance(index, int):
         return min(index, bound)
-    if isinstance(index, np.ndarray):
-        return np.minimum(index, bound)
+    if isinstance(index, np.ndarray | np.generic):
+        return np.minimum(cast("Any", index), bound)
     from primitives.tensorir import tirx  # only expressions need TVM
 
     return tirx.min(index, tirx.const(bound, str(index.ty.dtype)))
