@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from primitives.expressions import substitute
-from primitives.layout import Layout
-from primitives.stage import Axis, Stage
+from primitives.stage import Axis, Stage, dtype_of_buffer, shape_of_buffer
+from primitives.storage import Storage
 from primitives.tensorir import Any, Buffer, Expr, ffi, ir, sym, tirx
 
 _IF_THEN_ELSE = ir.Op.get("prim.if_then_else")
@@ -28,35 +31,96 @@ def analyzer_for(axes: Sequence[Axis]) -> Any:
     return analyzer
 
 
-def without_guards(stage: Stage, layouts: Mapping[Buffer, Layout], fill: float) -> Stage:
-    """The stage with `if_then_else(inside, x[i], fill)` read plainly where x has a border."""
-    if not any(
-        r.buffer in layouts and any(map(any, layouts[r.buffer].border)) for r in stage.reads
-    ):
+def without_guards(
+    stages: Sequence[Stage], params: Sequence[Buffer], storages: Mapping[Buffer, Storage]
+) -> list[Stage]:
+    """The stages with `if_then_else(inside, x[i], fill)` read plainly where x has a border.
+
+    Where all that is done with the value is to take a maximum that starts from some number, any
+    fill up to that number serves as well as the guard's own, and likewise for a minimum: a border
+    of -inf serves max pooling, which TVM pads with the least finite number.
+    """
+    starts = _starts(stages, params)
+    return [_without_guards(stage, starts, storages) for stage in stages]
+
+
+def _without_guards(
+    stage: Stage, starts: Mapping[Buffer, list[_Start]], storages: Mapping[Buffer, Storage]
+) -> Stage:
+    if not any(storages[r.buffer].has_border for r in stage.reads):
         return stage
     analyzer = analyzer_for((*stage.spatial, *stage.reduce))
+    own = _start_of(stage)
+    whole = stage.source if own is not None else stage.values[0]
+    limits = starts.get(stage.outputs[0], []) if own is None else [own]
 
     def unguard(call: Any) -> Any:
         if not call.op.same_as(_IF_THEN_ELSE):
             return call
         condition, read, other = call.args
-        if not isinstance(read, ir.TensorLoad) or read.source not in layouts:
+        if not isinstance(read, ir.TensorLoad):
             return call
-        if not _is_literal(other, fill):
+        storage = storages[read.source]
+        serves = _is_literal(other, _rounded(storage)) or (
+            call.same_as(whole)
+            and all(start.ignores(other, storage) for start in limits)
+            and limits
+        )
+        if not storage.has_border or not serves:
             return call
-        layout = layouts[read.source]
-        return read if _border_serves(analyzer, condition, list(read.indices), layout) else call
+        return read if _border_serves(analyzer, condition, read, storage) else call
 
     values = tuple(ffi.structural_map(v, [(ir.Call, unguard)]) for v in stage.values)
     return stage.with_values(values)
 
 
-def _border_serves(analyzer: Any, condition: Expr, indices: list[Expr], layout: Layout) -> bool:
-    """Whether reads that fail the condition find fill in the layout's border, none beyond it."""
+@dataclass(frozen=True)
+class _Start:
+    """A maximum or minimum that starts from a number."""
+
+    combiner: str
+    number: float
+
+    def ignores(self, other: Expr, storage: Storage) -> bool:
+        """Whether neither a literal nor the tensor's fill can change the result."""
+        if not isinstance(other, tirx.FloatImm | tirx.IntImm):
+            return False
+        numbers = float(other.value), _rounded(storage)
+        return all(
+            n <= self.number if self.combiner == "max" else n >= self.number for n in numbers
+        )
+
+
+def _start_of(stage: Stage) -> _Start | None:
+    if stage.combiner not in ("max", "min"):
+        return None
+    start = stage.init[0]
+    if not isinstance(start, tirx.FloatImm | tirx.IntImm):
+        return None
+    return _Start(stage.combiner, float(start.value))
+
+
+def _starts(stages: Sequence[Stage], params: Sequence[Buffer]) -> dict[Buffer, list[_Start]]:
+    """For tensors inside the function that only such maxima and minima read, where those start."""
+    starts: dict[Buffer, list[_Start]] = {}
+    otherwise = set(params)
+    for stage in stages:
+        start = _start_of(stage)
+        for buffer, _ in stage.reads:
+            again = sum(buffer.same_as(r.buffer) for r in stage.reads) > 1
+            whole = isinstance(stage.source, ir.TensorLoad) and stage.source.source.same_as(buffer)
+            if start is not None and whole and not again:
+                starts.setdefault(buffer, []).append(start)
+            else:
+                otherwise.add(buffer)
+    return {buffer: found for buffer, found in starts.items() if buffer not in otherwise}
+
+
+def _border_serves(analyzer: Any, condition: Expr, read: Any, storage: Storage) -> bool:
+    """Whether reads that fail the condition find fill in the tensor's border, none beyond it."""
     inside: list[Expr] = []
-    for index, extent, (before, after) in zip(
-        indices, layout.logical_shape, layout.border, strict=True
-    ):
+    shape = shape_of_buffer(read.source)
+    for index, extent, (before, after) in zip(read.indices, shape, storage.border, strict=True):
         bound = analyzer.const_int_bound(index)
         if bound.min_value < -before or bound.max_value >= extent + after:
             return False
@@ -73,7 +137,7 @@ def _conjuncts(condition: Expr) -> list[Expr]:
 
 
 def without_copies(
-    stages: list[Stage], params: list[Buffer], layouts: Mapping[Buffer, Layout]
+    stages: list[Stage], params: list[Buffer], storages: Mapping[Buffer, Storage]
 ) -> list[Stage]:
     """The stages without those that only copy from elsewhere into a tensor nobody laid out."""
     copies: dict[Buffer, Stage] = {}
@@ -93,7 +157,7 @@ def without_copies(
             not stage.accumulators
             and isinstance(stage.values[0], ir.TensorLoad)
             and not is_one_of(stage.output, params)
-            and stage.output not in layouts
+            and storages[stage.output].form.is_identity
         )
         if only_copies:
             copies[stage.output] = stage
@@ -104,3 +168,10 @@ def without_copies(
 
 def _is_literal(expr: Expr, number: float) -> bool:
     return isinstance(expr, tirx.FloatImm | tirx.IntImm) and float(expr.value) == float(number)
+
+
+def _rounded(storage: Storage) -> float:
+    """A tensor's fill as its dtype holds it."""
+    dtype = dtype_of_buffer(storage.buffer)
+    known = dtype in ("float16", "float32")
+    return float(np.dtype(dtype).type(storage.fill)) if known else float(storage.fill)
