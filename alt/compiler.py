@@ -17,6 +17,7 @@ from alt.errors import AltError
 from alt.frontend import import_model
 from alt.kernels import fuse
 from alt.module import Module, Signature
+from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
 from alt.relax_graph import to_graph
 from alt.target import physical_cores, resolve
@@ -36,6 +37,7 @@ def compile(  # noqa: A001 - the verb users know
     threads: int | None = None,
     verify: bool = False,
     winograd: bool = True,
+    layouts: str | LayoutPolicy = JOINT,
     progress: Progress | None = None,
 ) -> Module:
     """Compile an ONNX model for this machine, without measuring anything.
@@ -49,6 +51,8 @@ def compile(  # noqa: A001 - the verb users know
         verify: compare with ONNX Runtime (or ONNX's reference) on random inputs before returning.
         winograd: let 3x3 convolutions use Winograd's algorithm where that is faster. Its results
             differ from direct summation by up to about 1e-5 of a layer's largest output.
+        layouts: which layouts tensors may have and how they spread, see `alt.policies`; by name or
+            as a value.
         progress: called as (stage, done, total).
 
     Raises:
@@ -60,6 +64,7 @@ def compile(  # noqa: A001 - the verb users know
             progress(stage, _STAGES.index(stage), len(_STAGES))
 
     machine = resolve(target, threads)
+    policy = policy_of(layouts)
     tell("import")
     imported = import_model(model, shapes=shapes, constants=constants)
     tell("simplify")
@@ -67,7 +72,7 @@ def compile(  # noqa: A001 - the verb users know
     tell("fuse")
     kernels = fuse_attention(graph, fuse(graph))
     tell("layouts")
-    plan = plan_layouts(graph, kernels, machine, winograd)
+    plan = plan_layouts(graph, kernels, machine, winograd, policy)
     tell("build")
     program = build(graph, plan, machine)
     header = {

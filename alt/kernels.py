@@ -7,8 +7,8 @@ registers, and a prologue of nodes computed on the fly where they are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from alt.graph import Graph, Node, Value
 
@@ -49,6 +49,41 @@ class Kernel:
         parts = [n.name for n in self.nodes if n.op != "view"]
         short = parts[:5] + (["etc"] if len(parts) > 5 else [])
         return "_".join(short) or "copy"
+
+
+def with_anchor(kernel: Kernel, anchor: Node, first: Value | None = None) -> Kernel:
+    """The kernel with another node in place of its anchor.
+
+    Args:
+        kernel: one with an anchor.
+        anchor: a node that computes the same value.
+        first: what the new anchor reads in place of the old one's first input, if it does.
+    """
+    assert kernel.anchor is not None
+    nodes = tuple(anchor if n is kernel.anchor else n for n in kernel.nodes)
+    inputs = kernel.inputs
+    if first is not None:
+        before = kernel.anchor.inputs[0]
+        still = any(before in n.inputs for n in nodes)
+        inputs = (first, *(v for v in inputs if v is not before or still))
+    return Kernel(anchor, nodes, inputs, kernel.output)
+
+
+def reading(kernel: Kernel, instead: Mapping[Value, Value]) -> Kernel:
+    """The kernel with some of the values it reads replaced."""
+    if not any(v in instead for v in kernel.inputs):
+        return kernel
+    nodes: dict[Node, Node] = {}
+    for node in kernel.nodes:
+        inputs = tuple(instead.get(v, v) for v in node.inputs)
+        nodes[node] = node if inputs == node.inputs else replace(node, inputs=inputs)
+    anchor = None if kernel.anchor is None else nodes[kernel.anchor]
+    return Kernel(
+        anchor,
+        tuple(nodes.values()),
+        tuple(instead.get(v, v) for v in kernel.inputs),
+        kernel.output,
+    )
 
 
 def fuse(graph: Graph) -> list[Kernel]:

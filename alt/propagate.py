@@ -8,21 +8,23 @@ from or goes to the caller, who sees row-major tensors only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
 
 from alt import operators as ops
+from alt.blocks import COMPLEX, STORED, Blocks
 from alt.graph import Graph, Node, Value, fresh_names
-from alt.kernels import Kernel
+from alt.kernels import Kernel, reading, with_anchor
 from alt.memory import ALIGNMENT
+from alt.policies import JOINT, LayoutPolicy
 from alt.sketches.pool import pool_border
 from alt.sketches.windows import is_depthwise, required_border, wants_blocks
 from alt.storage import Border, block_of, channels_blocked
 from alt.target import Machine
 from alt.winograd import choose_winograd, winograd_border, winograd_kernels
-from primitives import Layout
+from primitives import Layout, LayoutError
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Plan:
         outputs: the values handed to the caller, stored row by row.
         conversions: the kernels that only change a layout, with the reason.
         inside: values that are a slice of another one's memory: (whole, cells before the slice).
+        refused: layouts that would have taken too much memory, with the numbers.
     """
 
     kernels: list[Kernel]
@@ -42,14 +45,15 @@ class Plan:
     outputs: list[Value]
     conversions: dict[Kernel, str] = field(default_factory=dict)
     inside: dict[Value, tuple[Value, int]] = field(default_factory=dict)
-
-
-_STORED = ("conv", "conv_transpose", "pool", "winograd_input")
-"""Anchors that say how their first input is stored."""
+    refused: list[str] = field(default_factory=list)
 
 
 def plan_layouts(
-    graph: Graph, kernels: list[Kernel], machine: Machine, winograd: bool = True
+    graph: Graph,
+    kernels: list[Kernel],
+    machine: Machine,
+    winograd: bool = True,
+    policy: LayoutPolicy = JOINT,
 ) -> Plan:
     """Choose a layout for every value and insert the conversions that remain.
 
@@ -58,59 +62,95 @@ def plan_layouts(
         kernels: how it was fused.
         machine: what the code is for.
         winograd: whether convolutions may be computed by Winograd's algorithm.
+        policy: which layouts there are and how they spread.
     """
-    return _Planner(graph, kernels, machine, winograd).plan()
+    return _Planner(graph, kernels, machine, winograd, policy).plan()
 
 
 class _Planner:
     def __init__(
-        self, graph: Graph, kernels: list[Kernel], machine: Machine, winograd: bool
+        self,
+        graph: Graph,
+        kernels: list[Kernel],
+        machine: Machine,
+        winograd: bool,
+        policy: LayoutPolicy,
     ) -> None:
         self.graph = graph
+        self.policy = policy
         self.lanes = machine.lanes()
-        self.blocked: set[Value] = set()
         self.border: dict[Value, list[tuple[int, int]]] = {}
         self.names = fresh_names("stored")
         self.conversions: dict[Kernel, str] = {}
+        self.refused: list[str] = []
         self.whole_of: dict[Value, Value] = {}
         self.kernels: list[Kernel] = []
         for kernel in kernels:
             anchor = kernel.anchor
-            m = choose_winograd(anchor, machine) if winograd and anchor is not None else 0
+            rows = anchor is not None and anchor.op in COMPLEX and self._must_use_rows(anchor)
+            if rows:
+                assert anchor is not None
+                kernel = with_anchor(kernel, replace(anchor, attrs={**anchor.attrs, "rows": True}))
+                anchor = kernel.anchor
+            m = choose_winograd(anchor, machine) if winograd and anchor and not rows else 0
             if m:
                 self.kernels.extend(winograd_kernels(kernel, m, machine, next(self.names)))
             else:
                 self.kernels.append(kernel)
+        self.readers: dict[Value, list[Kernel]] = {}
+        for kernel in self.kernels:
+            for value in kernel.inputs:
+                self.readers.setdefault(value, []).append(kernel)
+
+        self.blocks = Blocks(self.kernels, self.readers, policy, self.lanes)
+        self.block = self.blocks.of
 
     def plan(self) -> Plan:
-        for kernel in self.kernels:
-            if self._output_blocked(kernel):
-                self.blocked.add(kernel.output)
         joined = [k for k in self.kernels if self._joins_in_place(k)]
         kernels: list[Kernel] = []
-        copies: dict[Value, Value] = {}
+        copies: dict[tuple[Value, int], Value] = {}
+        rows_of: dict[Value, Value] = {}
         for kernel in self.kernels:
-            if kernel not in joined:
-                kernels.append(self._with_stored_input(kernel, copies, kernels))
+            if kernel in joined:
+                continue
+            kernel = reading(kernel, rows_of)
+            kernels.append(self._with_stored_input(kernel, copies, kernels))
+            value = kernel.output
+            if self.policy.is_alone and self._differs_from_rows(value):
+                rows_of[value] = self._to_rows(value, kernels, "layouts do not spread")
         outputs: list[Value] = []
         for value in self.graph.outputs:
-            if self._differs_from_rows(value):
-                rows = Value(next(self.names), value.shape, value.dtype)
-                copy = self._copy(value, rows)
-                kernels.append(copy)
-                self.conversions[copy] = "the caller gets row-major tensors"
-                value = rows
+            if value in rows_of:
+                value = rows_of[value]
+            elif self._differs_from_rows(value):
+                value = self._to_rows(value, kernels, "the caller gets row-major tensors")
             outputs.append(value)
-        layouts = {
-            v: self._layout(v) for v in dict.fromkeys((*self.blocked, *self.border, *self.whole_of))
-        }
+        stored = dict.fromkeys((*self.block, *self.border, *self.whole_of))
+        layouts = {v: self._layout(v) for v in stored}
         inside: dict[Value, tuple[Value, int]] = {}
         for kernel in joined:
             start = 0
             for value in kernel.inputs:
                 inside[value] = (kernel.output, start)
                 start += self._layout(value).elements
-        return Plan(kernels, layouts, outputs, self.conversions, inside)
+        return Plan(kernels, layouts, outputs, self.conversions, inside, self.refused)
+
+    def _must_use_rows(self, anchor: Node) -> bool:
+        """Whether a convolution may not have blocks of channels."""
+        if not wants_blocks(anchor, self.lanes):
+            return False  # it uses rows in any case
+        if self.policy.format == "NCHW":
+            return True
+        try:
+            for value in (anchor.output, *(anchor.inputs[:1] if is_depthwise(anchor) else ())):
+                block = self.policy.block(value.shape[1], self.lanes)
+                self.policy.check(channels_blocked(value.shape, block, ()))
+        except LayoutError as refusal:
+            self.refused.append(f"{anchor.name} {anchor.output.name} works on rows: {refusal}")
+            return True
+        return False
+
+    # --- concatenation in place -----------------------------------------------------------------
 
     def _joins_in_place(self, kernel: Kernel) -> bool:
         """Whether a concatenation needs no code: its operands are written side by side.
@@ -119,14 +159,20 @@ class _Planner:
         operand has to be computed here, not be one of the caller's, and have no other such home.
         """
         anchor = kernel.anchor
-        if anchor is None or anchor.op != "concat" or kernel.nodes != (anchor,):
+        if (
+            anchor is None
+            or anchor.op != "concat"
+            or kernel.nodes != (anchor,)
+            or self.policy.is_alone
+        ):
             return False
         axis, output = anchor.attrs["axis"], kernel.output
-        blocked = output in self.blocked
+        block = self.block.get(output, 1)
         made = {k.output: k for k in self.kernels}
         if (
-            any(extent != 1 for extent in output.shape[:axis])
-            or (blocked and axis != 1)
+            self.policy.is_alone
+            or any(extent != 1 for extent in output.shape[:axis])
+            or (block > 1 and axis != 1)
             or output in self.graph.outputs
             or len(set(anchor.inputs)) != len(anchor.inputs)
         ):
@@ -137,12 +183,12 @@ class _Planner:
                 value not in made
                 or value in self.graph.outputs
                 or value in self.whole_of
-                or (value in self.blocked) != blocked
+                or self.block.get(value, 1) != block
                 # A slice of rows begins where vectors may be loaded, and has no border.
-                or (not blocked and (cells % ALIGNMENT or self._wants_border(value)))
+                or (block == 1 and (cells % ALIGNMENT or self._wants_border(value)))
             ):
                 return False
-        if not blocked and self._wants_border(output):
+        if block == 1 and self._wants_border(output):
             return False
         self.whole_of.update((value, output) for value in anchor.inputs)
         return True
@@ -150,8 +196,8 @@ class _Planner:
     def _wants_border(self, value: Value) -> bool:
         """Whether somebody may want a border around a row-major value."""
         return any(
-            k.anchor is not None and k.anchor.op in _STORED and k.anchor.inputs[0] is value
-            for k in self.kernels
+            k.anchor is not None and k.anchor.op in STORED and k.anchor.inputs[0] is value
+            for k in self.readers.get(value, ())
         )
 
     def _home(self, value: Value) -> Value:
@@ -160,93 +206,57 @@ class _Planner:
             value = self.whole_of[value]
         return value
 
+    # --- borders and conversions ----------------------------------------------------------------
+
     def _layout(self, value: Value) -> Layout:
         border: Border = tuple(
             self.border.get(self._home(value), [(0, 0)] * (len(value.shape) - 2))
         )
-        block = self.lanes if value in self.blocked else 1
-        return channels_blocked(value.shape, block, border)
+        return channels_blocked(value.shape, self.block.get(value, 1), border)
 
     def _differs_from_rows(self, value: Value) -> bool:
-        stored = value in self.blocked or value in self.border
+        stored = value in self.block or value in self.border
         return stored and not _same_order(self._layout(value))
 
-    def _output_blocked(self, kernel: Kernel) -> bool:
-        anchor = kernel.anchor
-        output = kernel.output
-        if len(output.shape) < 3 or output.dtype != "float32":
-            return False
-        if anchor is not None and anchor.op == "conv":
-            return wants_blocks(anchor, self.lanes)
-        if anchor is not None and anchor.op == "conv_transpose":
-            return wants_blocks(anchor, self.lanes)
-        if anchor is not None and anchor.op in ("winograd", "winograd_input"):
-            return anchor.op == "winograd"
-        if anchor is not None and anchor.op == "pool":
-            return anchor.inputs[0] in self.blocked
-        if anchor is not None and anchor.op == "concat":
-            return (
-                anchor.attrs["axis"] == 1
-                and all(v in self.blocked for v in anchor.inputs)
-                and all(v.shape[1] % self.lanes == 0 for v in anchor.inputs[:-1])
-            )
-        if anchor is None and all(n.op == "map" for n in kernel.nodes):
-            return any(v in self.blocked and v.shape == output.shape for v in kernel.inputs)
-        if anchor is None and all(n.op == "view" for n in kernel.nodes):
-            # It is a copy in any case: it may as well write what its readers want.
-            readers = [k.anchor for k in self.kernels if output in k.inputs]
-            return bool(readers) and all(
-                r is not None and r.op in _STORED and self._wants_blocks(r) for r in readers
-            )
-        return False
-
-    def _wants_blocks(self, anchor: Node) -> bool:
-        """Whether an anchor wants its first input in channel blocks."""
-        value = anchor.inputs[0]
-        if anchor.op == "winograd_input":
-            return True
-        if anchor.op == "pool":
-            return value in self.blocked
-        # Few channels, as in the first convolution of a network, would leave blocks mostly empty.
-        enough = value.shape[1] * 2 > self.lanes or is_depthwise(anchor)
-        return wants_blocks(anchor, self.lanes) and enough
-
     def _with_stored_input(
-        self, kernel: Kernel, copies: dict[Value, Value], kernels: list[Kernel]
+        self, kernel: Kernel, copies: dict[tuple[Value, int], Value], kernels: list[Kernel]
     ) -> Kernel:
         anchor = kernel.anchor
-        if anchor is None or anchor.op not in _STORED:
+        if anchor is None or anchor.op not in STORED:
             return kernel
         value = anchor.inputs[0]
-        blocks = self._wants_blocks(anchor)
+        block = self.blocks.wish(anchor)
         if anchor.op == "winograd_input":
             border = winograd_border(anchor)
         elif anchor.op == "pool":
-            border = pool_border(anchor, blocks)
+            border = pool_border(anchor, block > 1)
         else:
             border = required_border(anchor)
-        free = value not in self.graph.inputs and value not in self.graph.constants
-        if value in copies:
-            value = copies[value]
+        bordered = any(lo or hi for lo, hi in border)
+        made = value not in self.graph.inputs and value not in self.graph.constants
+        free = made and (self.policy.upstream or not bordered)
+        if (value, block) in copies:
+            value = copies[value, block]
             free = True
-        if free and (value in self.blocked) == blocks:
+        if free and self.block.get(value, 1) == block:
             self._widen(value, border)
-        elif free or blocks or any(lo or hi for lo, hi in border):
+        elif made or block > 1 or bordered:
             stored = Value(next(self.names), value.shape, value.dtype)
             copy = self._copy(value, stored)
             kernels.append(copy)
-            what = "channel blocks" if blocks else "rows"
+            what = "channel blocks" if block > 1 else "rows"
             self.conversions[copy] = (
                 f"{anchor.name} {anchor.output.name} wants {what} with a border"
             )
-            if blocks:
-                self.blocked.add(stored)
-            copies[anchor.inputs[0]] = stored
+            if block > 1:
+                self.block[stored] = block
+            copies[anchor.inputs[0], block] = stored
             self._widen(stored, border)
             value = stored
         if value is anchor.inputs[0]:
             return kernel
-        return _reading(kernel, anchor, value)
+        swapped = replace(anchor, inputs=(value, *anchor.inputs[1:]))
+        return with_anchor(kernel, swapped, first=value)
 
     def _widen(self, value: Value, border: Border) -> None:
         value = self._home(value)
@@ -254,6 +264,13 @@ class _Planner:
         self.border[value] = [
             (max(a, c), max(b, d)) for (a, b), (c, d) in zip(now, border, strict=True)
         ]
+
+    def _to_rows(self, value: Value, kernels: list[Kernel], why: str) -> Value:
+        rows = Value(next(self.names), value.shape, value.dtype)
+        copy = self._copy(value, rows)
+        kernels.append(copy)
+        self.conversions[copy] = why
+        return rows
 
     def _copy(self, source: Value, target: Value) -> Kernel:
         relabel = ops.reshape(source.shape, target.shape)
@@ -268,20 +285,3 @@ def _same_order(layout: Layout) -> bool:
     if layout.has_padding:
         return False
     return block_of(layout) > 1 and int(np.prod(layout.logical_shape[2:])) == 1
-
-
-def _reading(kernel: Kernel, anchor: Node, value: Value) -> Kernel:
-    """The kernel with its anchor reading `value` in place of its first input."""
-    before = anchor.inputs[0]
-    swapped = Node(
-        anchor.op,
-        anchor.name,
-        (value, *anchor.inputs[1:]),
-        anchor.output,
-        anchor.attrs,
-        anchor.compute,
-    )
-    nodes = tuple(swapped if n is anchor else n for n in kernel.nodes)
-    still = any(before in n.inputs for n in nodes)
-    inputs = [v for v in kernel.inputs if v is not before or still]
-    return Kernel(swapped, nodes, (value, *inputs), kernel.output)

@@ -192,7 +192,8 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
                 columns_of(n, g, o, list(above), row, tile.rows),
                 columns_of(n, g, o, list(above), i32(whole * tile.rows), left),
             )
-        fill = _border_of_tile(scope, n, g, o, vectors, blocks) if first else None
+        channel = g * outputs + o * wide
+        fill = _border_of_tile(scope, n, channel, vectors, lanes) if first else None
         if fill is not None:
             start = tirx.all(*(p.equal(i32(0)) for p in rest))
             body = seq(scope.when(start, fill), body)
@@ -210,12 +211,11 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
     return scope.parallel(order, task)
 
 
-def _border_of_tile(
-    scope: Scope, n: Expr, g: Expr, o: Expr, vectors: int, blocks: int
-) -> Stmt | None:
-    if fill_border(scope, n, i32(0)) is None:
+def _border_of_tile(scope: Scope, n: Expr, channel: Expr, vectors: int, lanes: int) -> Stmt | None:
+    """Zeros around the channels of one tile."""
+    if fill_border(scope, n, i32(0), lanes) is None:
         return None
     return scope.loop(
         vectors,
-        lambda v: seq(fill_border(scope, n, scope.analyzer.simplify(g * blocks + o * vectors + v))),
+        lambda v: seq(fill_border(scope, n, scope.analyzer.simplify(channel + v * lanes), lanes)),
     )

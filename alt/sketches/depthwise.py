@@ -89,7 +89,7 @@ def depthwise(scope: Scope) -> Stmt:
         *above, row = rest
         whole, left = divmod(width, columns)
         parts: list[Stmt | None] = []
-        fill = fill_border(scope, n, b)
+        fill = fill_border(scope, n, b * lanes, lanes)
         if fill is not None:
             parts.append(scope.when(tirx.all(*(p.equal(i32(0)) for p in rest)), fill))
         if whole:

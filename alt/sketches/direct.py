@@ -14,7 +14,7 @@ import numpy as np
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
 from alt.operators import delinear, linear
-from alt.sketches.generic import fill_border
+from alt.sketches.generic import fill_rows_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import choose_tile
 from alt.sketches.windows import Phase, geometry, has_packed_weights, phases, taps_of_phase
@@ -26,12 +26,7 @@ def direct_convolution(scope: Scope) -> Stmt:
     """Every output channel of a group over a run of positions, weights broadcast."""
     node = scope.kernel.anchor
     assert node is not None
-    parts: list[Stmt] = []
-    if scope.output_layout.has_padding:
-        planes = scope.output_layout.shape[:2]
-        parts.append(scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c))))
-    parts.extend(_phase(scope, node, phase) for phase in phases(node))
-    return seq(*parts)
+    return seq(fill_rows_border(scope), *(_phase(scope, node, phase) for phase in phases(node)))
 
 
 def _is_pointwise(scope: Scope, node: Node, phase: Phase) -> bool:

@@ -116,15 +116,12 @@ def write_region(
         extents: size of the box.
         element: the value at logical indices.
         border: also fill the border around the spatial axes of a row-major output; that of a
-            blocked one is filled with each block. A box of it begins and ends at block boundaries.
+            blocked one is filled with each vector. A box of it begins and ends between vectors.
     """
     block = block_of(scope.output_layout)
     if block == 1:
         rows = _write_rows(scope, start, extents, element)
-        if not border or not scope.output_layout.has_padding:
-            return rows
-        planes = scope.output_layout.shape[:2]
-        return seq(scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c))), rows)
+        return seq(fill_rows_border(scope) if border else None, rows)
     return _write_blocks(scope, start, extents, element, block)
 
 
@@ -199,34 +196,41 @@ def _write_blocks(
     element: Element,
     block: int,
 ) -> Stmt:
-    """Blocked output: whole blocks of channels, one vector each."""
+    """Blocked output: a vector of channels at a time."""
     batch, channels, *spatial = extents
-    blocks = -(-channels // block)
-    first = start[1] // block
+    lanes = vector_of_block(scope, block)
     rows, width = (spatial[:-1], spatial[-1]) if spatial else ([], 1)
 
-    def row(n: Expr, b: Expr, *above: Expr) -> Stmt:
+    def row(n: Expr, v: Expr, *above: Expr) -> Stmt:
+        channel = scope.analyzer.simplify(v * lanes + start[1])
+
         def at(*last: Expr) -> Stmt:
             def lane(k: Expr) -> Stmt:
                 where = [*above, *last] if spatial else []
                 indices = [
                     n + start[0],
-                    (b + first) * block + k,
+                    channel + k,
                     *(p + s for p, s in zip(where, start[2:], strict=True)),
                 ]
                 return _point(scope, [scope.analyzer.simplify(i) for i in indices], element)
 
-            return scope.loop(block, lane, VECTORIZED)
+            return scope.loop(lanes, lane, VECTORIZED)
 
         body = scope.loop(width, at) if spatial else at()
-        fill = fill_border(scope, scope.analyzer.simplify(n + start[0]), b + first)
+        fill = fill_border(scope, scope.analyzer.simplify(n + start[0]), channel, lanes)
         if fill is None:
             return body
         at_first = tirx.all(*(p.equal(i32(0)) for p in above)) if above else tirx.const(True)
         return seq(scope.when(at_first, fill), body)
 
-    every = [batch, blocks, *rows]
+    every = [batch, -(-channels // lanes), *rows]
     return scope.parallel(every, row) if _kind(extents) else scope.nest(every, row)
+
+
+def vector_of_block(scope: Scope, block: int) -> int:
+    """How many channels of a block are computed at once."""
+    lanes = scope.machine.lanes()
+    return lanes if block % lanes == 0 else block
 
 
 def with_border(sketch: Callable[[Scope], Stmt]) -> Callable[[Scope], Stmt]:
@@ -234,36 +238,50 @@ def with_border(sketch: Callable[[Scope], Stmt]) -> Callable[[Scope], Stmt]:
 
     @wraps(sketch)
     def whole(scope: Scope) -> Stmt:
-        body = sketch(scope)
-        if not scope.output_layout.has_padding:
-            return body
-        planes = scope.output_layout.shape[:2]
-        return seq(scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c))), body)
+        return seq(fill_rows_border(scope), sketch(scope))
 
     return whole
 
 
-def fill_border(scope: Scope, n: Expr, b: Expr) -> Stmt | None:
-    """Write zeros around the spatial axes of one block of channels; None without a border."""
+def fill_rows_border(scope: Scope) -> Stmt | None:
+    """Write zeros around the spatial axes of a row-major output; None without a border."""
+    if not scope.output_layout.has_padding:
+        return None
+    planes = scope.output_layout.shape[:2]
+    return scope.parallel(planes, lambda n, c: seq(fill_border(scope, n, c, 1)))
+
+
+def fill_border(scope: Scope, n: Expr, channel: Expr, lanes: int) -> Stmt | None:
+    """Write zeros around the spatial axes of some channels; None without a border.
+
+    Args:
+        scope: the kernel.
+        n: which image.
+        channel: the first of the channels.
+        lanes: how many channels; they lie in one block.
+    """
     layout = scope.output_layout
     border = border_of(layout)
     if not any(lo or hi for lo, hi in border):
         return None
+    block = block_of(layout)
     stored = layout.shape
-    block = stored[-1] if block_of(layout) > 1 else 1
     extents = stored[2 : 2 + len(border)]
     zero = tirx.const(0, scope.kernel.output.dtype)
+    outer, inner = (channel // block, channel % block) if block > 1 else (channel, i32(0))
 
     def cells(prefix: list[Expr], axis: int) -> Stmt:
         """Everything below a prefix."""
         rest = prod(extents[axis:])
-        base = linear([n, b, *prefix], stored[: 2 + axis]) * rest
+        base = linear([n, outer, *prefix], stored[: 2 + axis]) * rest
         return scope.loop(
             rest,
             lambda cell: scope.loop(
-                block,
+                lanes,
                 lambda k: tirx.BufferStore(
-                    scope.output, zero, [scope.analyzer.simplify((base + cell) * block + k)]
+                    scope.output,
+                    zero,
+                    [scope.analyzer.simplify((base + cell) * block + inner + k)],
                 ),
                 VECTORIZED,
             ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from alt.elementary import Emitter, Expr, lowest
 from alt.graph import Node
-from alt.sketches.generic import fill_border, write_region
+from alt.sketches.generic import fill_border, vector_of_block, write_region
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.storage import Border, block_of
 from primitives.tensorir import tirx
@@ -154,13 +154,14 @@ def _vector_by_vector(
     batch, channels, *spatial = scope.kernel.output.shape
     block = block_of(scope.output_layout)
     width = spatial[-1]
-    lanes = block if block > 1 else min(width, scope.machine.lanes(dtype))
+    blocked = block > 1
+    lanes = vector_of_block(scope, block) if blocked else min(width, scope.machine.lanes(dtype))
     acc = scope.local(lanes, dtype, "window")
 
     def row(n: Expr, b: Expr, *above: Expr) -> Stmt:
-        if block > 1:
+        if blocked:
             return scope.loop(
-                width, lambda w: compute(acc, lambda k: [n, b * block + k, *above, w])
+                width, lambda w: compute(acc, lambda k: [n, b * lanes + k, *above, w])
             )
 
         def piece(p: Expr) -> Stmt:
@@ -170,8 +171,11 @@ def _vector_by_vector(
 
         return scope.loop(-(-width // lanes), piece)
 
-    planes = [batch, -(-channels // block)]
+    step = lanes if blocked else 1
+    planes = [batch, -(-channels // step)]
     rows = scope.parallel([*planes, *spatial[:-1]], row)
-    if not scope.output_layout.has_padding:
+    if fill_border(scope, i32(0), i32(0), step) is None:
         return rows
-    return seq(scope.parallel(planes, lambda n, b: seq(fill_border(scope, n, b))), rows)
+    return seq(
+        scope.parallel(planes, lambda n, b: seq(fill_border(scope, n, b * step, step))), rows
+    )

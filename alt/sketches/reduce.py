@@ -7,6 +7,7 @@ from math import prod
 from alt.elementary import Emitter, Expr
 from alt.graph import Value
 from alt.operators import delinear
+from alt.sketches.generic import vector_of_block
 from alt.sketches.row import COMBINE, Row, spread, start_of
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import block_of
@@ -26,7 +27,7 @@ def reduction(scope: Scope) -> Stmt:
     kept = [k for k in range(len(x.shape)) if k not in axes]
     blocked = _reads_blocks(scope, x)
     if blocked > 1 and 1 in kept:
-        return _across(scope, 1, blocked)
+        return _across(scope, 1, vector_of_block(scope, blocked))
     # The last axis longer than 1 decides which way memory runs.
     long = [k for k in range(len(x.shape)) if x.shape[k] > 1]
     if long and long[-1] in kept:

@@ -119,7 +119,12 @@ def is_depthwise(node: Node) -> bool:
     """Whether every channel is convolved by itself, with weights known at compile time."""
     groups, channels, outputs = geometry(node)
     alone = groups > 1 and channels == 1 and outputs == 1
-    return node.op == "conv" and alone and has_packed_weights(node)
+    return node.op == "conv" and alone and has_packed_weights(node) and not on_rows(node)
+
+
+def on_rows(node: Node) -> bool:
+    """Whether the layouts were chosen such that a convolution works on row-major tensors."""
+    return bool(node.attrs.get("rows", False))
 
 
 def wants_blocks(node: Node, lanes: int) -> bool:
@@ -129,7 +134,7 @@ def wants_blocks(node: Node, lanes: int) -> bool:
     the weights can be laid out at compile time.
     """
     groups, channels, outputs = geometry(node)
-    if not has_packed_weights(node):
+    if not has_packed_weights(node) or on_rows(node):
         return False
     if groups == 1 or is_depthwise(node):
         return True

@@ -288,8 +288,10 @@ def winograd(scope: Scope) -> Stmt:
 
         first = tirx.all(*(q.equal(i32(0)) for q in rest))
         fill = (
-            scope.loop(vectors, lambda v: seq(fill_border(scope, n, o * vectors + v)))
-            if fill_border(scope, n, i32(0)) is not None
+            scope.loop(
+                vectors, lambda v: seq(fill_border(scope, n, (o * vectors + v) * lanes, lanes))
+            )
+            if fill_border(scope, n, i32(0), lanes) is not None
             else None
         )
         return seq(

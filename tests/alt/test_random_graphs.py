@@ -9,6 +9,7 @@ import pytest
 from equivalence import array, assert_same, model, node, run_reference
 
 import alt
+from alt.policies import POLICIES
 
 pytestmark = pytest.mark.llvm
 
@@ -182,7 +183,7 @@ KINDS: list[Callable[[Drawing], None]] = [
 ]  # fmt: skip
 
 
-def compare(seed: int, large: bool) -> None:
+def compare(seed: int, large: bool, layouts: str = "joint") -> None:
     """Large values are worth several cores and have more than one tile along every axis."""
     d = Drawing(seed, large)
     for _ in range(int(d.rng.integers(3, 16))):
@@ -198,7 +199,7 @@ def compare(seed: int, large: bool) -> None:
         expected = run_reference(proto, d.inputs)
     except Exception as fault:  # noqa: BLE001 - the runtime's own limits
         pytest.skip(f"ONNX Runtime cannot run it: {fault}")
-    assert_same(alt.compile(proto)(**d.inputs), expected, length=2000)
+    assert_same(alt.compile(proto, layouts=layouts)(**d.inputs), expected, length=2000)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -216,3 +217,16 @@ def test_large_random_graph(seed):
 @pytest.mark.parametrize("seed", range(100, 500))
 def test_many_random_graphs(seed, large):
     compare(seed, large)
+
+
+@pytest.mark.parametrize("layouts", [p for p in POLICIES if p != "joint"])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_graph_in_other_layouts(seed, layouts):
+    compare(1000 + seed, False, layouts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layouts", [p for p in POLICIES if p != "joint"])
+@pytest.mark.parametrize("seed", range(2000, 2100))
+def test_many_random_graphs_in_other_layouts(seed, layouts):
+    compare(seed, seed % 4 == 0, layouts)
