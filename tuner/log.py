@@ -21,8 +21,9 @@ from datetime import datetime
 from pathlib import Path
 
 from tuner import journal
+from tuner.contents import Contents, Skipped, parse
 from tuner.errors import TuningError
-from tuner.records import Contents, Header, Record, Skipped, parse
+from tuner.records import Header, Record
 from tuner.task import Candidate, Measurement, Status
 
 _LOGGER = logging.getLogger(__name__)
@@ -173,11 +174,24 @@ class TuningLog:
 
     def best(self, task: str, target: str) -> Best | None:
         """The fastest candidate of a task; None while none is ok."""
-        return fastest(self.seen(task, target))
+        return next(iter(ranked(self.seen(task, target))), None)
 
     def _remember(self, record: Record) -> None:
         self._records.append(record)
         self._by_task.setdefault(record.task, []).append(record)
+
+
+def default_log_path(directory: Path) -> Path:
+    """The log for all models of a user, where none is named.
+
+    Args:
+        directory: where the user's state is kept.
+
+    Example:
+        >>> default_log_path(Path("/home/ada/.local/state/alt")).name
+        'measurements.jsonl'
+    """
+    return directory / "measurements.jsonl"
 
 
 def load(path: Path) -> tuple[Contents, journal.FileId]:
@@ -228,10 +242,10 @@ def counting(records: Sequence[Record]) -> list[Record]:
     return sorted(ok, key=_order)
 
 
-def fastest(known: Mapping[Candidate, Measurement]) -> Best | None:
-    """The candidate of the smallest median; of equals always the same one."""
+def ranked(known: Mapping[Candidate, Measurement]) -> list[Best]:
+    """The candidates that are ok, the smallest median first; equals always in the same order."""
     ok = [(m.best, str(c), Best(c, m)) for c, m in known.items() if m.ok]
-    return min(ok, key=lambda entry: entry[:2])[2] if ok else None
+    return [best for _, _, best in sorted(ok, key=lambda entry: entry[:2])]
 
 
 def _together(records: Sequence[Record]) -> Measurement:
