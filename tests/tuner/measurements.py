@@ -38,3 +38,7 @@ def write(path: Path, *records, header=HEADER) -> Path:
     for each in records:
         assert log.append(each)
     return path
+
+
+def numbers(log):
+    return [each.candidate.loops["unroll"] for each in log.records]
