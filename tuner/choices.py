@@ -143,7 +143,8 @@ class Chooser:
         if question.name in self.decisions:
             raise TuningError(f"{question.kind} {question.name!r}: the name is asked twice")
         answer = self.decide(question)
-        self.decisions[question.name] = question.answered(answer)
+        decision = question if answer is question.answer else question.answered(answer)
+        self.decisions[question.name] = decision
         return answer
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, log2
 from typing import Literal, cast
 
@@ -34,13 +35,18 @@ class Decision:
                 and len(answer) == len(items)
                 and set(answer) == set(items)
             )
-        return any(same(answer, option) for option in self.options)
+        if answer not in self.options:
+            return False
+        # Equal, but perhaps of another type, so that it stands in another place.
+        first = self.options.index(answer)
+        return any(same(answer, option) for option in self.options[first:])
 
     def answered(self, answer: Answer) -> Decision:
         """The same question with another answer."""
-        return replace(self, answer=answer)
+        return Decision(self.name, self.kind, self.options, self.default, answer)
 
 
+@lru_cache(maxsize=4096)  # a search asks the same thousands of times
 def tile_sizes(extent: int, *, at_most: int | None = None, multiple_of: int = 1) -> tuple[int, ...]:
     """The sizes worth trying: those that cut the extent into parts as even as can be.
 

@@ -23,6 +23,9 @@ from tuner.choices import Config
 from tuner.search import Rng, Search
 from tuner.space import Space
 
+_REACH = 4
+"""How far a tile may jump, so that a start far from the optimum does not cost a batch a size."""
+
 
 class CoordinateDescent(Search):
     """Asks for the neighbours of the fastest; when all are known, it has nothing left to ask.
@@ -40,7 +43,7 @@ class CoordinateDescent(Search):
         """The start, then the neighbours of the fastest in random order."""
         yield self._start
         centre = self.best
-        near = self.space.neighbours(self._start if centre is None else centre)
+        near = self.space.neighbours(self._start if centre is None else centre, _REACH)
         yield from self.shuffled(near)
         if centre is None:
             yield from self.fresh(count)

@@ -66,7 +66,7 @@ class Prefix(Chooser):
         return self._prefix[number] if number < len(self._prefix) else question.default
 
 
-def steps(decision: Decision) -> list[Answer]:
+def steps(decision: Decision, reach: int = 1) -> list[Answer]:
     """The answers that are one step away from a decision's answer; see `Space.neighbours`."""
     if decision.kind == "order":
         items = cast("tuple[str, ...]", decision.answer)
@@ -76,7 +76,9 @@ def steps(decision: Decision) -> list[Answer]:
         ]
     if decision.kind == "tile":
         at = decision.options.index(decision.answer)
-        return [*decision.options[max(0, at - 1) : at], *decision.options[at + 1 : at + 2]]
+        strides = [1 << power for power in range(reach.bit_length())]
+        places = [at + sign * stride for stride in strides for sign in (-1, 1)]
+        return [decision.options[place] for place in places if 0 <= place < len(decision.options)]
     return [option for option in decision.options if not same(option, decision.answer)]
 
 

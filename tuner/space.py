@@ -136,16 +136,20 @@ class Space:
                 return found
         return one
 
-    def neighbours(self, config: Config) -> list[Config]:
+    def neighbours(self, config: Config, reach: int = 1) -> list[Config]:
         """The configurations that are one step away, each once.
 
-        A step takes a tile to the next larger or smaller size, another choice to any other option,
-        an order to one with two items that follow each other swapped. Decisions that depend on the
-        changed one follow to their nearest legal answer.
+        A step takes a tile to another size, another choice to any other option, an order to one
+        with two items that follow each other swapped. Decisions that depend on the changed one
+        follow to their nearest legal answer.
+
+        Args:
+            config: Where to start.
+            reach: How far a tile moves among its sizes: by 1, 2, 4, up to this many.
         """
         found: dict[Config, None] = {}
         for decision in self.decisions(config):
-            for answer in steps(decision):
+            for answer in steps(decision, reach):
                 near = self._run(Given({**config, decision.name: answer}, strict=False))
                 if near is not None and near != config:
                     found[near] = None
