@@ -10,14 +10,19 @@ from math import prod
 
 from primitives.errors import LayoutError
 from primitives.indexing import Index, Valid, both
+from primitives.provenance import DROPS_CELLS, check
 from primitives.steps import (
+    Fold,
     Fuse,
     Pad,
     Reorder,
     Shape,
     Split,
     Step,
+    Unfold,
+    Unpad,
     from_arguments,
+    merged,
 )
 
 
@@ -27,7 +32,8 @@ class Layout:
 
     A layout cannot be illegal: making one whose steps do not fit raises `LayoutError`. Layouts
     with the same steps on the same shape are equal and hash alike. The builders (`split`,
-    `reorder`, `fuse`, `pad`) leave out steps that do nothing and merge neighbouring reorders.
+    `reorder`, `fuse`, `pad`, `unfold`, and `fold`, `unpad` that undo) leave out steps that do
+    nothing, merge neighbouring reorders and drop a step together with the one that undoes it.
 
     >>> nchw8c = Layout.identity((1, 32, 7, 7)).split(1, (4, 8)).reorder((0, 1, 3, 4, 2))
     >>> nchw8c.shape, nchw8c.forward((0, 13, 2, 3))
@@ -51,6 +57,8 @@ class Layout:
         shapes = [self.logical_shape]
         for step in self.steps:
             shapes.append(step.shape(shapes[-1]))
+        if any(isinstance(step, DROPS_CELLS) for step in self.steps):
+            check(self.logical_shape, self.steps)
         self._remember(tuple(shapes))
 
     def _remember(self, shapes: tuple[Shape, ...]) -> None:
@@ -69,17 +77,26 @@ class Layout:
     def apply(self, step: Step) -> Layout:
         """This layout followed by one more step."""
         shape = step.shape(self.shape)
+        if isinstance(step, DROPS_CELLS):
+            check(self.logical_shape, (*self.steps, step))
+        if self.steps:
+            before = self._shapes[-1]
+            simpler = merged(self.steps[-1], step, before)
+            if simpler is not None:
+                result = self._made(self.steps[:-1], self._shapes)
+                for step in simpler:
+                    result = result.apply(step)
+                return result
         if step.is_noop(self.shape):
             return self
-        if isinstance(step, Reorder) and self.steps and isinstance(self.steps[-1], Reorder):
-            last = self.steps[-1]
-            merged = Reorder(tuple(last.perm[p] for p in step.perm))
-            before = Layout(self.logical_shape, self.steps[:-1])
-            return before if merged.is_noop(before.shape) else before.apply(merged)
+        return self._made((*self.steps, step), (*self._shapes, self.shape, shape))
+
+    def _made(self, steps: tuple[Step, ...], shapes: tuple[Shape, ...]) -> Layout:
+        """A layout of the same tensor by steps that are known to be legal."""
         made = object.__new__(Layout)
         object.__setattr__(made, "logical_shape", self.logical_shape)
-        object.__setattr__(made, "steps", (*self.steps, step))
-        made._remember((*self._shapes, self.shape, shape))
+        object.__setattr__(made, "steps", steps)
+        made._remember(shapes)
         return made
 
     def split(self, axis: int, factors: Iterable[int]) -> Layout:
@@ -108,6 +125,37 @@ class Layout:
     def pad(self, axis: int, before: int, after: int) -> Layout:
         """Add cells without an element before and after a stored axis."""
         return self.apply(Pad(axis, before, after))
+
+    def unpad(self, axis: int, before: int, after: int) -> Layout:
+        """Cut cells off before and after a stored axis, which must hold no element."""
+        return self.apply(Unpad(axis, before, after))
+
+    def unfold(self, axis: int, size: int, stride: int) -> Layout:
+        """Cut a stored axis into overlapping tiles of `size` that begin every `stride` cells."""
+        return self.apply(Unfold(axis, size, stride))
+
+    def fold(self, axis: int, extent: int, stride: int) -> Layout:
+        """Lay the tiles of an unfold, stored axes `axis` and `axis + 1`, over each other again."""
+        return self.apply(Fold(axis, extent, stride))
+
+    def inverse_steps(self) -> tuple[Step, ...]:
+        """The steps that take the stored tensor back to the logical one, first to last."""
+        pairs = zip(reversed(self.steps), reversed(self._shapes), strict=True)
+        return tuple(step.undo(shape) for step, shape in pairs)
+
+    def undo(self) -> Layout:
+        """This layout followed by its inverse: it stores the logical tensor as it is.
+
+        >>> layout = Layout.parse("8 pad(0,1,1) unfold(0,4,2) reorder(1,0)")
+        >>> layout.inverse_steps()[:2]
+        (Reorder(perm=(1, 0)), Fold(axis=0, extent=10, stride=2))
+        >>> layout.undo() == Layout.identity((8,))
+        True
+        """
+        result = self
+        for step in self.inverse_steps():
+            result = result.apply(step)
+        return result
 
     def then(self, other: Layout) -> Layout:
         """This layout, and its stored tensor stored by another layout."""

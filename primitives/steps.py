@@ -11,7 +11,7 @@ Source: ALT (EuroSys 2023, arXiv 2210.12415), section on layout primitives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -43,6 +43,10 @@ class Step(Protocol):
 
     def inverse(self, indices: Sequence[Index], shape: Shape) -> tuple[list[Index], Valid]:
         """Which element of a tensor of this shape the cell at these stored indices holds."""
+        ...
+
+    def undo(self, shape: Shape) -> Step:
+        """The step that gives a tensor of this shape back from its stored form."""
         ...
 
     def is_noop(self, shape: Shape) -> bool:
@@ -107,6 +111,10 @@ class Split:
         a, end = self.axis, self.axis + len(self.factors)
         return [*indices[:a], combine(indices[a:end], self.factors), *indices[end:]], True
 
+    def undo(self, shape: Shape) -> Step:
+        """The axes fused again."""
+        return Fuse(self.axis, len(self.factors))
+
     def is_noop(self, shape: Shape) -> bool:
         """One factor splits nothing."""
         return len(self.factors) == 1
@@ -151,6 +159,11 @@ class Reorder:
         for stored, logical in enumerate(self.perm):
             result[logical] = indices[stored]
         return result, True
+
+    def undo(self, shape: Shape) -> Step:
+        """The inverse permutation."""
+        places = sorted(range(len(self.perm)), key=self.perm.__getitem__)
+        return Reorder(tuple(places))
 
     def is_noop(self, shape: Shape) -> bool:
         """The identity permutation does nothing."""
@@ -203,6 +216,10 @@ class Fuse:
             *digits(indices[a], shape[a : a + self.count]),
             *indices[a + 1 :],
         ], True
+
+    def undo(self, shape: Shape) -> Step:
+        """The axis split into the extents it had."""
+        return Split(self.axis, shape[self.axis : self.axis + self.count])
 
     def is_noop(self, shape: Shape) -> bool:
         """Fusing one axis does nothing."""
@@ -262,6 +279,10 @@ class Pad:
             valid = both(valid, stored < self.before + shape[self.axis])
         return result, valid
 
+    def undo(self, shape: Shape) -> Step:
+        """The pads cut off."""
+        return Unpad(self.axis, self.before, self.after)
+
     def is_noop(self, shape: Shape) -> bool:
         """Pads of zero do nothing."""
         return not self.before and not self.after
@@ -315,6 +336,10 @@ class Unpad:
         if self.before:
             result[self.axis] = result[self.axis] + self.before
         return result, True
+
+    def undo(self, shape: Shape) -> Step:
+        """As many cells added, which hold no element either."""
+        return Pad(self.axis, self.before, self.after)
 
     def is_noop(self, shape: Shape) -> bool:
         """Cutting nothing does nothing."""
@@ -379,6 +404,10 @@ class Unfold:
         valid: Valid = True if reaches == shape[a] else element < shape[a]
         return [*indices[:a], element, *indices[a + 2 :]], valid
 
+    def undo(self, shape: Shape) -> Step:
+        """The tiles laid over each other."""
+        return Fold(self.axis, shape[self.axis], self.stride)
+
     def is_noop(self, shape: Shape) -> bool:
         """It always adds an axis."""
         return False
@@ -439,6 +468,10 @@ class Fold:
         a = self.axis
         return unfold.forward(indices, (*shape[:a], self.extent, *shape[a + 2 :])), True
 
+    def undo(self, shape: Shape) -> Step:
+        """The axis cut into such tiles."""
+        return Unfold(self.axis, shape[self.axis + 1], self.stride)
+
     def is_noop(self, shape: Shape) -> bool:
         """It always removes an axis."""
         return False
@@ -447,6 +480,35 @@ class Fold:
 def tiles_of(extent: int, size: int, stride: int) -> int:
     """How many tiles of this size, one every `stride`, cover an axis."""
     return -(-(extent - size) // stride) + 1
+
+
+def merged(first: Step, second: Step, shape: Shape) -> tuple[Step, ...] | None:
+    """Simpler steps for two in a row on a tensor of this shape; None if there are none.
+
+    A step and what undoes it become nothing, two reorders one; a pad and an unpad lose what the
+    second takes back of the first.
+
+    >>> merged(Pad(0, 1, 2), Unpad(0, 1, 1), (4,))
+    (Pad(axis=0, before=0, after=1), Unpad(axis=0, before=0, after=0))
+    >>> merged(Split(0, (2, 3)), Fuse(0, 2), (6,)), merged(Split(0, (2, 3)), Pad(0, 0, 1), (6,))
+    ((), None)
+    """
+    match first, second:
+        case Reorder(p), Reorder(q):
+            return (Reorder(tuple(p[axis] for axis in q)),)
+        case (Pad(), Unpad()) | (Unpad(), Pad()) if first.axis == second.axis:
+            before, after = min(first.before, second.before), min(first.after, second.after)
+            if not before and not after:
+                return () if second == first.undo(shape) else None
+            a, b = (
+                replace(step, before=step.before - before, after=step.after - after)
+                for step in (first, second)
+            )
+            return a, b
+        case (Split(), Fuse()) | (Fuse(), Split()) | (Unfold(), Fold()) | (Fold(), Unfold()):
+            return () if second == first.undo(shape) else None
+        case _:
+            return None
 
 
 def from_arguments(name: str, arguments: Shape) -> Step:
