@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +20,9 @@ from primitives.steps import (
     Step,
     Unfold,
     Unpad,
-    from_arguments,
     merged,
 )
+from primitives.text import read_shape, read_steps, write_shape, write_steps
 
 
 @dataclass(frozen=True)
@@ -246,9 +245,7 @@ class Layout:
         return prod(self.shape) / prod(self.logical_shape)
 
     def __str__(self) -> str:
-        shape = "x".join(map(str, self.logical_shape)) or "scalar"
-        steps = (f"{s.name}({','.join(map(str, s.arguments))})" for s in self.steps)
-        return " ".join([shape, *steps])
+        return f"{write_shape(self.logical_shape)} {write_steps(self.steps)}".rstrip()
 
     @staticmethod
     def parse(text: str) -> Layout:
@@ -257,25 +254,14 @@ class Layout:
         >>> Layout.parse("4x6 pad(1,0,2) split(1,2,4)").shape
         (4, 2, 4)
         """
-        shape, _, rest = text.strip().partition(" ")
-        if not re.fullmatch(r"scalar|\d+(x\d+)*", shape) or not re.fullmatch(
-            r"(\s*[a-z_]+\([\d,\s-]*\))*\s*", rest
-        ):
+        start, _, rest = text.strip().partition(" ")
+        shape, steps = read_shape(start), read_steps(rest)
+        if shape is None or steps is None:
             raise LayoutError(
                 f"layout text {text!r}: cannot be read; "
                 "write it like '1x64x7x7 split(1,4,16) pad(2,1,1)'"
             )
-        extents = () if shape == "scalar" else tuple(map(int, shape.split("x")))
-        steps: list[Step] = []
-        for name, inside in re.findall(r"([a-z_]+)\(([^)]*)\)", rest):
-            try:
-                arguments = tuple(int(a) for a in inside.split(",")) if inside.strip() else ()
-            except ValueError as cause:
-                raise LayoutError(
-                    f"layout text {text!r}: {name}({inside}) needs whole numbers between commas"
-                ) from cause
-            steps.append(from_arguments(name, arguments))
-        return Layout(extents, tuple(steps))
+        return Layout(shape, steps)
 
 
 def blocked(
