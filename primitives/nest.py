@@ -66,7 +66,7 @@ def nest_of(stage: Stage, storages: Mapping[Buffer, Storage]) -> Any:
         init = _stores(targets, cells, starts)
     if stage.combiner is not None:
         # Without an element there is nothing to combine: the fill stays as it is.
-        neutral = _neutral(stage.combiner, dtype_of_buffer(stage.output))
+        neutral = _neutral(stage.combiner, fills[0])
         values = [_COMBINE[stage.combiner](loads[0], made(stage.source, neutral))]
     else:
         values = [made(v, f) for v, f in zip(stage.values, fills, strict=True)]
@@ -84,15 +84,13 @@ _COMBINE: dict[str, Callable[[Expr, Expr], Expr]] = {
 }
 
 
-def _neutral(combiner: str, dtype: str) -> Expr:
-    """What leaves the other operand as it is."""
+def _neutral(combiner: str, fill: Expr) -> Expr:
+    """What leaves the fill as it is: of a maximum or minimum only the fill itself always does."""
     match combiner:
-        case "max":
-            return tirx.min_value(dtype)
-        case "min":
-            return tirx.max_value(dtype)
+        case "max" | "min":
+            return fill
         case _:
-            return tirx.const(0 if combiner == "add" else 1, dtype)
+            return tirx.const(0 if combiner == "add" else 1, str(fill.ty.dtype))
 
 
 def _stores(targets: list[Storage], cells: list[Var], values: list[Expr]) -> Any:

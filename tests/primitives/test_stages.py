@@ -21,7 +21,8 @@ from primitives.errors import Opaque
 from primitives.expressions import reads_of, substitute
 from primitives.stages import shape_of_buffer, stages_of
 from tests.primitives.legalised import ARGS, functions
-from tests.primitives.rewriting import check, random_layout
+from tests.primitives.random_layouts import random_layout
+from tests.primitives.rewriting import check
 
 OPAQUE = {
     "median": "calls a sort",
