@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from measurements import HEADER, numbers, record, write
+from measurements import HEADER, dump, numbers, record, write
 
 from tuner.contents import parse
 from tuner.errors import TuningError
@@ -21,10 +21,11 @@ from tuner.tidy import merge, prune
 # Lines
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_a_log_cut_anywhere_keeps_the_lines_before_and_can_be_gone_on_with(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("cut") / "log.jsonl"
-    whole = write(path, *(record(n) for n in range(4))).read_bytes()
+    whole = dump(path, *(record(n) for n in range(4))).read_bytes()
     length = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:length])
     ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
@@ -39,10 +40,11 @@ def test_a_log_cut_anywhere_keeps_the_lines_before_and_can_be_gone_on_with(tmp_p
     assert HEADER.id in again.headers
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_lines_that_are_garbled_take_no_other_with_them(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("garbled") / "log.jsonl"
-    lines = write(path, *(record(n) for n in range(6))).read_bytes().splitlines()
+    lines = dump(path, *(record(n) for n in range(6))).read_bytes().splitlines()
     garbage = st.binary(min_size=1, max_size=40).filter(lambda b: b"\n" not in b)
     odd = st.sampled_from([b"\0" * 50, b"{}", b"[" * 5000, b"17", b'{"task": NaN}', b"\xff\xfe"])
     bad = data.draw(st.dictionaries(st.integers(0, 6), garbage | odd, max_size=5))

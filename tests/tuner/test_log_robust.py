@@ -22,27 +22,39 @@ from tuner.log import TuningLog
 from tuner.tidy import merge, prune
 
 WRITER = """
-import sys
+import os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 from measurements import HEADER, OTHER, record
 from tuner.log import TuningLog
-path, start, count, header = Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
-header = {"HEADER": HEADER, "OTHER": OTHER}[header]
-log = TuningLog.open(path, header)
-print("ready", flush=True)
-for number in range(start, start + count):
-    assert log.append(record(number, at=number, header=header))
-    print(number, flush=True)
+
+path, header = Path(sys.argv[3]), {"HEADER": HEADER, "OTHER": OTHER}[sys.argv[4]]
+
+def append(start, count):
+    log = TuningLog.open(path, header)
+    for number in range(start, start + count):
+        assert log.append(record(number, at=number, header=header))
+        print(number, flush=True)
+
+for line in sys.stdin:
+    start, count = map(int, line.split())
+    if (process := os.fork()) == 0:
+        append(start, count)
+        os._exit(0)
+    print("process", process, flush=True)
+    print("ended", os.waitpid(process, 0)[1], flush=True)
 """
 
 
-def writer(path, start, count, header="HEADER"):
-    """A process that appends records and says the number of each as soon as it is on the disk."""
+def writer(path, header="HEADER"):
+    """A process that starts others, one after the other, for each line `START COUNT` it is given.
+
+    They append so many records, and say the number of each as soon as it is on the disk.
+    """
     here = Path(__file__).parent
-    arguments = [str(here.parent.parent), str(here), str(path), str(start), str(count), header]
+    arguments = [str(here.parent.parent), str(here), str(path), header]
     command = [sys.executable, "-c", WRITER, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 # Processes
@@ -50,29 +62,39 @@ def writer(path, start, count, header="HEADER"):
 
 def test_a_writer_that_is_killed_at_any_moment_loses_nothing(tmp_path):
     path, chance, acknowledged = tmp_path / "log.jsonl", random.Random(0), set()
-    for attempt in range(20):
-        process = writer(path, 100_000 * attempt, 100_000)
+    with writer(path) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        said, _ = process.communicate(timeout=60)
-        # The last line may be cut: then it does not count as said.
-        acknowledged |= {int(line) for line in said.splitlines(keepends=True) if line[-1] == "\n"}
-        log = TuningLog.open(path, HEADER)
-        assert acknowledged <= set(numbers(log))
-        assert log.append(record(-attempt - 1))
-        acknowledged.add(-attempt - 1)
+        for attempt in range(20):
+            print(100_000 * attempt, 100_000, file=process.stdin, flush=True)
+            for line in process.stdout:
+                word, *values = line.split()
+                if word == "process":
+                    time.sleep(chance.uniform(0, 0.05))
+                    os.kill(int(values[0]), signal.SIGKILL)
+                elif word == "ended":
+                    assert int(values[0]) == signal.SIGKILL
+                    break
+                else:
+                    acknowledged.add(int(word))
+            log = TuningLog.open(path, HEADER)
+            assert acknowledged <= set(numbers(log))
+            assert log.append(record(-attempt - 1))
+            acknowledged.add(-attempt - 1)
+        process.stdin.close()
     assert len(acknowledged) > 20  # not only those of this process
     assert acknowledged <= set(numbers(TuningLog.read(path)))
 
 
 def test_processes_append_at_the_same_time(tmp_path):
     path = tmp_path / "log.jsonl"
-    writers = [writer(path, 1000, 200), writer(path, 2000, 200, "OTHER")]
-    for process in writers:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+    first, second = writer(path), writer(path, "OTHER")
+    for process, start in ((first, 1000), (second, 2000)):
+        assert process.stdin is not None
+        print(start, 200, file=process.stdin, flush=True)
+    for process in (first, second):
+        said, _ = process.communicate(timeout=120)
+        assert said.endswith("ended 0\n")
     log = TuningLog.read(path)
     assert log.skipped == ()
     assert set(log.headers) == {HEADER.id, OTHER.id}
