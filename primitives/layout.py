@@ -8,8 +8,9 @@ from functools import cached_property
 from math import prod
 
 from primitives.errors import LayoutError
+from primitives.expansion import check_expansion, empty_cells
 from primitives.indexing import Index, Valid, both
-from primitives.provenance import DROPS_CELLS, check
+from primitives.provenance import DROPS_CELLS, border, check
 from primitives.steps import (
     Fold,
     Fuse,
@@ -22,6 +23,7 @@ from primitives.steps import (
     Unpad,
     merged,
 )
+from primitives.table import table
 from primitives.text import read_shape, read_steps, write_shape, write_steps
 
 
@@ -208,41 +210,39 @@ class Layout:
         >>> blocked((1, 8, 5, 5), 1, 8, border=((2, 1, 0), (3, 2, 1))).border
         ((0, 0), (0, 0), (1, 0), (2, 1))
         """
-        border = [(0, 0)] * len(self.logical_shape)
-        whole: list[int | None] = list(
-            range(len(border))
-        )  # the logical axis a stored axis still is
-        for step in self.steps:
-            match step:
-                case Pad(axis, before, after):
-                    logical = whole[axis]
-                    if logical is not None:
-                        lower, upper = border[logical]
-                        border[logical] = lower + before, upper + after
-                case Reorder(perm):
-                    whole = [whole[p] for p in perm]
-                case Split(axis, factors):
-                    whole[axis : axis + 1] = [None] * len(factors)
-                case Fuse(axis, count):
-                    whole[axis : axis + count] = [None]
-                case _:
-                    return ((0, 0),) * len(border)
-        return tuple(border)
+        return border(self.logical_shape, self.steps)
 
     @property
     def elements(self) -> int:
         """Number of stored cells."""
         return prod(self.shape)
 
-    @property
+    @cached_property
     def padded_elements(self) -> int:
-        """Number of stored cells that hold no element."""
-        return prod(self.shape) - prod(self.logical_shape)
+        """Number of stored cells that hold no element.
+
+        >>> Layout.parse("8 pad(0,1,0) unfold(0,4,3)").padded_elements
+        2
+        """
+        return empty_cells(self)
 
     @property
     def expansion(self) -> float:
-        """Stored cells per logical element: 1.0 without padding."""
+        """Stored cells per logical element: 1.0 without padding and overlapping tiles."""
         return prod(self.shape) / prod(self.logical_shape)
+
+    def within(self, most: float) -> Layout:
+        """This layout, if it stores at most so many cells per logical element.
+
+        Raises:
+            LayoutError: if it stores more; the message names the steps that add cells.
+        """
+        check_expansion(self, most)
+        return self
+
+    def table(self, most_cells: int = 1000) -> str:
+        """A picture of the stored cells and the elements they hold; see `primitives.table`."""
+        return table(self, most_cells)
 
     def __str__(self) -> str:
         return f"{write_shape(self.logical_shape)} {write_steps(self.steps)}".rstrip()

@@ -127,3 +127,54 @@ def _folded(fold: Fold, shape: Shape, tiles: Known, places: Known) -> Known:
             "fold with these"
         )
     return was
+
+
+def border(logical_shape: Shape, steps: Sequence[Step]) -> tuple[tuple[int, int], ...]:
+    """For each logical axis, how far outside it an index may lie and still find a cell of fill.
+
+    Counted are the pads of axes that are still whole: a fused or split axis has other indices.
+
+    >>> border((4, 4), (Pad(0, 1, 2), Split(0, (7, 1)), Pad(0, 3, 3), Pad(2, 0, 2), Unpad(2, 0, 1)))
+    ((1, 2), (0, 1))
+    """
+    found = [(0, 0)] * len(logical_shape)
+    whole: list[int | None] = list(range(len(found)))  # the logical axis a stored axis still is
+    sources = [frozenset((axis,)) for axis in range(len(found))]  # those its index depends on
+    for step in steps:
+        match step:
+            case Reorder(perm):
+                whole, sources = [whole[p] for p in perm], [sources[p] for p in perm]
+            case Pad(axis, before, after):
+                logical = whole[axis]
+                if logical is not None:
+                    lower, upper = found[logical]
+                    found[logical] = lower + before, upper + after
+            case Unpad(axis, before, after):
+                logical = whole[axis]
+                if logical is not None:
+                    lower, upper = found[logical]
+                    found[logical] = lower - before, upper - after
+                else:  # the fill that was cut off may be what the border found
+                    for logical in sources[axis]:
+                        found[logical] = (0, 0)
+            case _:
+                axis, removed, made = _replaced(step)
+                source = frozenset[int]().union(*sources[axis : axis + removed])
+                sources[axis : axis + removed] = [source] * made
+                whole[axis : axis + removed] = [None] * made
+    return tuple(found)
+
+
+def _replaced(step: Step) -> tuple[int, int, int]:
+    """The first axis that a step replaces, how many axes, and by how many others."""
+    match step:
+        case Split(axis, factors):
+            return axis, 1, len(factors)
+        case Fuse(axis, count):
+            return axis, count, 1
+        case Unfold(axis):
+            return axis, 1, 2
+        case Fold(axis):
+            return axis, 2, 1
+        case _:
+            raise LayoutError(f"border after step {step}: which axes it makes is not known; say so")

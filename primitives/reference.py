@@ -10,6 +10,7 @@ import numpy.typing as npt
 from primitives.errors import LayoutError
 from primitives.layout import Layout
 from primitives.steps import Fold, Fuse, Pad, Reorder, Shape, Split, Step, Unfold, Unpad
+from primitives.store_at import Joint
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -60,6 +61,47 @@ def unpack(stored: Array, layout: Layout) -> Array:
     return np.asarray(stored, order="C")
 
 
+def pack_joint(host: Array, guest: Array, joint: Joint, fill: float = 0) -> Array:
+    """The buffer in which two arrays are stored together: contiguous.
+
+    Args:
+        host: an array of the logical shape of the joint's host.
+        guest: one of the logical shape of its guest and of the same dtype.
+        joint: how to store them.
+        fill: what cells that hold no element are set to.
+
+    Raises:
+        LayoutError: if the shapes are not the joint's, or the dtypes differ.
+
+    >>> joint = Joint.parse("2x3 + 3 at 0 pad(1,0,1)")
+    >>> pack_joint(np.arange(6).reshape(2, 3), np.array([7, 8, 9]), joint, fill=-1).tolist()
+    [[0, 1, 2, -1], [3, 4, 5, -1], [7, 8, 9, -1]]
+    """
+    if host.dtype != guest.dtype:
+        raise LayoutError(
+            f"pack arrays of {host.dtype} and {guest.dtype} by {joint}: a buffer has one dtype; "
+            "convert one of the arrays"
+        )
+    slices = np.expand_dims(pack(guest, joint.guest, fill), joint.axis)
+    joined = np.concatenate([pack(host, joint.host, fill), slices], joint.axis)
+    return pack(joined, joint.joined, fill)
+
+
+def unpack_joint(stored: Array, joint: Joint) -> tuple[Array, Array]:
+    """The two arrays that are stored together in this buffer: host and guest, contiguous.
+
+    Raises:
+        LayoutError: if the buffer has another shape.
+
+    >>> host, guest = unpack_joint(np.arange(6).reshape(3, 2), Joint.parse("2x2 + 2 at 0"))
+    >>> host.tolist(), guest.tolist()
+    ([[0, 1], [2, 3]], [4, 5])
+    """
+    joined = unpack(stored, joint.joined)
+    host, guest = np.split(joined, [joint.host.shape[joint.axis]], joint.axis)
+    return unpack(host, joint.host), unpack(guest.squeeze(joint.axis), joint.guest)
+
+
 def _pack_step(array: Any, step: Step, shape: Shape, fill: float) -> Array:
     match step:
         case Reorder(perm):
@@ -100,19 +142,4 @@ def _pack_step(array: Any, step: Step, shape: Shape, fill: float) -> Array:
 
 def _unpack_step(stored: Any, step: Step, shape: Shape) -> Array:
     """The array of this shape that the step stored so; cells it cut off come back as 0."""
-    match step:
-        case Reorder(perm):
-            back: Step = Reorder(tuple(int(p) for p in np.argsort(perm)))
-        case Pad(axis, before, after):
-            back = Unpad(axis, before, after)
-        case Unpad(axis, before, after):
-            back = Pad(axis, before, after)
-        case Split() | Fuse():
-            return stored.reshape(shape)
-        case Unfold(axis, _, stride):
-            back = Fold(axis, shape[axis], stride)
-        case Fold(axis, _, stride):
-            back = Unfold(axis, shape[axis + 1], stride)
-        case _:
-            raise LayoutError(f"unpack by step {step}: NumPy has no definition of it; add one here")
-    return _pack_step(stored, back, shape, 0)
+    return _pack_step(stored, step.undo(shape), shape, 0)
