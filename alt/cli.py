@@ -1,4 +1,4 @@
-"""The command line: `alt compile|run|explain|check|bench`.
+"""The command line: `alt compile|run|explain|check|bench|logs`.
 
 The only place that reads the environment, sets up logging and draws progress. Results go to
 standard output, progress and errors to standard error. Exit codes: 0 fine, 1 what was asked cannot
@@ -22,7 +22,7 @@ from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from alt import arguments, verbs
+from alt import arguments, logs, verbs
 from alt.errors import AltError
 
 _INTRODUCTION = """\
@@ -207,7 +207,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     threads(add)
     seed(add)
+    summary = "look at logs of tuning, merge them, make them smaller"
+    add = commands.add_parser("logs", help=summary, epilog=logs.EXAMPLES, formatter_class=style)
+    logs.declare(add, _state_folder())
     return parser
+
+
+def _state_folder() -> Path:
+    """Where this user's state is kept, after the XDG base directory specification."""
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".local" / "state") / "alt"
 
 
 def _version() -> str:
