@@ -58,7 +58,11 @@ class TuningLog:
     """
 
     def __init__(self, contents: Contents, path: Path | None = None) -> None:
-        """A log of records that are at hand; see `open` and `read` for those in files."""
+        """A log of records that are at hand, in memory; see `open` and `read` for those in files.
+
+        Args:
+            path: where the records are from.
+        """
         self.path = path
         self.headers: dict[str, Header] = dict(contents.headers)
         self.skipped: tuple[Skipped, ...] = contents.skipped
@@ -142,9 +146,12 @@ class TuningLog:
         Raises:
             TuningError: it still cannot be written, or the log was opened to look at.
         """
-        if self.path is None or self._writer is None:
+        if self.path is None:
+            self._unsaved.clear()
+            return
+        if self._writer is None:
             raise TuningError(
-                f"append to the log {self.path or 'in memory'}: it was opened for reading; "
+                f"append to the log {self.path}: it was opened for reading; "
                 "open it with TuningLog.open"
             )
         lines = "".join(f"{record.line}\n" for record in self._unsaved).encode()

@@ -201,6 +201,14 @@ def test_a_log_opened_for_reading_is_not_written(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_log_in_memory_can_be_appended_to():
+    log = log_of(record(1))
+    assert log.append(record(2, 0.5))
+    best = log.best("conv", HEADER.target_id)
+    assert best is not None
+    assert best.candidate == candidate(2)
+
+
 def test_a_measurement_counts_once_however_often_it_is_there(tmp_path):
     path = write(tmp_path / "log.jsonl", record(1), record(1), record(2))
     assert len(path.read_text().splitlines()) == 4
