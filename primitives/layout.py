@@ -7,20 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
+from primitives.builders import Builders
 from primitives.errors import LayoutError
 from primitives.expansion import check_expansion, empty_cells
 from primitives.indexing import Index, Valid, both
 from primitives.provenance import DROPS_CELLS, border, check
 from primitives.steps import (
-    Fold,
-    Fuse,
-    Pad,
-    Reorder,
     Shape,
-    Split,
     Step,
-    Unfold,
-    Unpad,
     merged,
 )
 from primitives.table import table
@@ -28,7 +22,7 @@ from primitives.text import read_shape, read_steps, write_shape, write_steps
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Builders):
     """How a tensor of `logical_shape` is stored: the steps, applied one after the other.
 
     A layout cannot be illegal: making one whose steps do not fit raises `LayoutError`. Layouts
@@ -99,45 +93,6 @@ class Layout:
         object.__setattr__(made, "steps", steps)
         made._remember(shapes)
         return made
-
-    def split(self, axis: int, factors: Iterable[int]) -> Layout:
-        """Split a stored axis; one factor may be -1, which stands for what the others leave."""
-        given = tuple(factors)
-        if given.count(-1) == 1 and 0 <= axis < len(self.shape):
-            rest = prod(f for f in given if f != -1)
-            extent = self.shape[axis]
-            if rest < 1 or extent % rest:
-                raise LayoutError(
-                    f"split axis {axis} of {self.shape} into {given}: {extent} is not a multiple "
-                    f"of {rest}; "
-                    + (f"pad it by {-extent % rest} first" if rest > 0 else "use factors >= 1")
-                )
-            given = tuple(extent // rest if f == -1 else f for f in given)
-        return self.apply(Split(axis, given))
-
-    def reorder(self, perm: Iterable[int]) -> Layout:
-        """Permute the stored axes: the new axis i is the old axis `perm[i]`."""
-        return self.apply(Reorder(tuple(perm)))
-
-    def fuse(self, axis: int, count: int) -> Layout:
-        """Fuse `count` stored axes from `axis` on."""
-        return self.apply(Fuse(axis, count))
-
-    def pad(self, axis: int, before: int, after: int) -> Layout:
-        """Add cells without an element before and after a stored axis."""
-        return self.apply(Pad(axis, before, after))
-
-    def unpad(self, axis: int, before: int, after: int) -> Layout:
-        """Cut cells off before and after a stored axis, which must hold no element."""
-        return self.apply(Unpad(axis, before, after))
-
-    def unfold(self, axis: int, size: int, stride: int) -> Layout:
-        """Cut a stored axis into overlapping tiles of `size` that begin every `stride` cells."""
-        return self.apply(Unfold(axis, size, stride))
-
-    def fold(self, axis: int, extent: int, stride: int) -> Layout:
-        """Lay the tiles of an unfold, stored axes `axis` and `axis + 1`, over each other again."""
-        return self.apply(Fold(axis, extent, stride))
 
     def inverse_steps(self) -> tuple[Step, ...]:
         """The steps that take the stored tensor back to the logical one, first to last."""

@@ -6,9 +6,10 @@ Source: ALT (EuroSys 2023, arXiv 2210.12415), `store_at` and `decouple_at`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from primitives.builders import Builders
 from primitives.errors import LayoutError
 from primitives.indexing import Index, Valid, both
 from primitives.layout import Layout
@@ -17,7 +18,7 @@ from primitives.text import read_steps, write_shape, write_steps
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(Builders):
     """How two tensors are stored in one buffer: the guest is one more slice of the host.
 
     Each is stored by its own layout first. The guest's stored tensor becomes the last slice of
@@ -41,6 +42,8 @@ class Joint:
     axis: int
     """The axis of the host's stored tensor that gains a slice."""
     then: tuple[Step, ...] = ()
+    shape: Shape = field(init=False, compare=False, repr=False)
+    """The shape of the buffer."""
     joined: Layout = field(init=False, compare=False, repr=False)
     """How the joined tensor, the host's stored one with one more slice, is stored."""
     host_layout: Layout = field(init=False, compare=False, repr=False)
@@ -63,45 +66,13 @@ class Joint:
         pad = Pad(axis, 0, 1)
         joined = Layout(pad.shape(shape), self.then)
         object.__setattr__(self, "joined", joined)
+        object.__setattr__(self, "shape", joined.shape)
         host_layout = Layout(self.host.logical_shape, (*self.host.steps, pad, *self.then))
         object.__setattr__(self, "host_layout", host_layout)
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of the buffer."""
-        return self.joined.shape
 
     def apply(self, step: Step) -> Joint:
         """This joint, its buffer stored by one more step."""
         return replace(self, then=self.joined.apply(step).steps)
-
-    def split(self, axis: int, factors: Iterable[int]) -> Joint:
-        """Split an axis of the buffer; one factor may be -1, as in `Layout.split`."""
-        return replace(self, then=self.joined.split(axis, factors).steps)
-
-    def reorder(self, perm: Iterable[int]) -> Joint:
-        """Permute the axes of the buffer: the new axis i is the old axis `perm[i]`."""
-        return replace(self, then=self.joined.reorder(perm).steps)
-
-    def fuse(self, axis: int, count: int) -> Joint:
-        """Fuse `count` axes of the buffer from `axis` on."""
-        return replace(self, then=self.joined.fuse(axis, count).steps)
-
-    def pad(self, axis: int, before: int, after: int) -> Joint:
-        """Add cells without an element before and after an axis of the buffer."""
-        return replace(self, then=self.joined.pad(axis, before, after).steps)
-
-    def unpad(self, axis: int, before: int, after: int) -> Joint:
-        """Cut cells off before and after an axis, which must hold no element of either."""
-        return replace(self, then=self.joined.unpad(axis, before, after).steps)
-
-    def unfold(self, axis: int, size: int, stride: int) -> Joint:
-        """Cut an axis of the buffer into overlapping tiles."""
-        return replace(self, then=self.joined.unfold(axis, size, stride).steps)
-
-    def fold(self, axis: int, extent: int, stride: int) -> Joint:
-        """Lay the tiles of an unfold over each other again."""
-        return replace(self, then=self.joined.fold(axis, extent, stride).steps)
 
     def host_forward(self, indices: Sequence[Index]) -> list[Index]:
         """Where the element of the host at these logical indices is stored."""
