@@ -55,12 +55,12 @@ def stored_indices(
     shape = layout.logical_shape
     for step in layout.steps:
         place = None
-        if isinstance(step, Unfold) and not isinstance(result[step.axis], int):
+        if isinstance(step, Unfold):
             place = _place(result[step.axis], step, shape[step.axis], reduce, analyzer)
+            if place is not None:
+                result[step.axis : step.axis + 1] = place
         if place is None:
             result = step.forward(result, shape)
-        else:
-            result[step.axis : step.axis + 1] = place
         shape = step.shape(shape)
     return result
 
@@ -69,6 +69,8 @@ def _place(
     index: Expr, step: Unfold, extent: int, reduce: Sequence[Axis], analyzer: Any
 ) -> Place | None:
     """A provably right cell for an index of an axis that is unfolded, None if none is found."""
+    if isinstance(index, int):
+        return None
     index = analyzer.simplify(index)
     tiles = tiles_of(extent, step.size, step.stride)
     window = _tile_of_window(index, step, reduce, analyzer)

@@ -108,7 +108,8 @@ def _starts(stages: Sequence[Stage], params: Sequence[Buffer]) -> dict[Buffer, l
         start = _start_of(stage)
         for buffer, _ in stage.reads:
             again = sum(buffer.same_as(r.buffer) for r in stage.reads) > 1
-            whole = isinstance(stage.source, ir.TensorLoad) and stage.source.source.same_as(buffer)
+            source: Any = stage.source
+            whole = isinstance(source, ir.TensorLoad) and source.source.same_as(buffer)
             if start is not None and whole and not again:
                 starts.setdefault(buffer, []).append(start)
             else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from primitives.borders import without_copies, without_guards
 from primitives.errors import LayoutError
@@ -15,10 +14,8 @@ from primitives.layout import Layout
 from primitives.nest import nest_of
 from primitives.stages import Axis, Stage, stages_of
 from primitives.storage import Guest, Key, Unpacked, storages_of
+from primitives.store_at import Joint
 from primitives.tensorir import PrimFunc, s_tir, tirx
-
-if TYPE_CHECKING:
-    from primitives.store_at import Joint
 
 _NO_JOINTS: Mapping[tuple[Key, Key], Joint] = MappingProxyType({})
 

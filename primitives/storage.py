@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from primitives.access import stored_indices
 from primitives.errors import LayoutError
@@ -15,10 +14,8 @@ from primitives.indexing import Valid
 from primitives.layout import Layout
 from primitives.stage import Axis, Stage, dtype_of_buffer, shape_of_buffer
 from primitives.steps import Shape
+from primitives.store_at import Joint
 from primitives.tensorir import Any, Buffer, Expr, tirx
-
-if TYPE_CHECKING:
-    from primitives.store_at import Joint
 
 Key = str | int
 """A tensor of a function: a parameter's position, or the name of any tensor."""

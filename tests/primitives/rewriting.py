@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -12,9 +12,10 @@ import tvm
 
 from primitives.layout import Layout
 from primitives.lower import rewrite
-from primitives.reference import pack, unpack
+from primitives.reference import pack, pack_joint, unpack
 from primitives.stages import dtype_of_buffer, shape_of_buffer, stages_of
 from primitives.storage import Unpacked
+from primitives.store_at import Joint
 
 # Code as TVM made it, without LLVM's passes: compiles in half the time.
 TARGET = {"kind": "llvm", "opt-level": 0}
@@ -82,9 +83,12 @@ class Case:
     back: bool = False
     """Whether the rewritten function is rewritten back; that must compute the same again."""
     inputs: Mapping[int, np.ndarray] | None = None
+    joints: Mapping[tuple[int, int], Joint] = field(default_factory=dict)
 
     def rewritten(self) -> Any:
-        return rewrite(self.func, self.layouts, fill=self.fill, absorb=self.absorb)
+        return rewrite(
+            self.func, self.layouts, fill=self.fill, absorb=self.absorb, joints=self.joints
+        )
 
     def restored(self, rewritten: Any) -> Any:
         """The rewritten function over logical tensors again."""
@@ -152,7 +156,12 @@ def _compare(case: Case, call: Call, back: Call | None, rng: np.random.Generator
         else:
             plain.append(given.get(position, random_array(rng, shape, dtype)))
             stored.append(pack(plain[-1], layout, case.fill_of(position)))
-    expected, found = _ORIGINALS[id(func)][1](plain), call(stored)
+    kept = list(range(len(plain)))
+    for (host, guest), joint in case.joints.items():
+        stored[host] = pack_joint(plain[host], plain[guest], joint, case.fill_of(host))
+        kept.remove(guest)
+    expected = _ORIGINALS[id(func)][1](plain)
+    found = dict(zip(kept, call([stored[k] for k in kept]), strict=True))
     again = back(plain) if back is not None else None
     for position, (param, layout) in enumerate(zip(func.params, layouts, strict=True)):
         if param not in written:
