@@ -50,12 +50,20 @@ class Space:
         Raises:
             TuningError: The program refuses its own defaults.
         """
-        found = self._run(Default())
+        found = self.run(Default())
         if found is None:
             raise TuningError(
                 "the default of a space: the program refuses it; give defaults that are feasible"
             )
         return found
+
+    def run(self, chooser: Chooser) -> Config | None:
+        """What a chooser makes of the program; none where the program refuses it."""
+        try:
+            self.program(chooser)
+        except Infeasible:
+            return None
+        return chooser.config
 
     def decisions(self, config: Mapping[str, Answer]) -> list[Decision]:
         """The questions that lead to a configuration, in the order they are asked.
@@ -85,7 +93,7 @@ class Space:
         kept = dict(answers)
         while True:
             given = Given(kept, strict=False)
-            found = self._run(given)
+            found = self.run(given)
             if found is not None:
                 return found
             dropped = next((name for name in reversed(given.decisions) if name in kept), None)
@@ -99,7 +107,7 @@ class Space:
         Where the program refuses most combinations, a mutation of the default.
         """
         for _ in range(_ATTEMPTS):
-            found = self._run(Sampled(rng))
+            found = self.run(Sampled(rng))
             if found is not None:
                 return found
         return self.mutate(self.default(), rng, 0.5)
@@ -118,7 +126,7 @@ class Space:
             return self.project(config)
         for _ in range(_ATTEMPTS):
             chosen = {name for name in free if rng.random() < rate}
-            found = self._run(Mutated(config, chosen or {str(rng.choice(free))}, rng))
+            found = self.run(Mutated(config, chosen or {str(rng.choice(free))}, rng))
             if found is not None and found != config:
                 return found
         return config
@@ -131,7 +139,7 @@ class Space:
             answers = {
                 name: at[name] for name, at in zip(names, parents, strict=True) if name in at
             }
-            found = self._run(Given(answers, strict=False))
+            found = self.run(Given(answers, strict=False))
             if found is not None:
                 return found
         return one
@@ -150,7 +158,7 @@ class Space:
         found: dict[Config, None] = {}
         for decision in self.decisions(config):
             for answer in steps(decision, reach):
-                near = self._run(Given({**config, decision.name: answer}, strict=False))
+                near = self.run(Given({**config, decision.name: answer}, strict=False))
                 if near is not None and near != config:
                     found[near] = None
         return list(found)
@@ -178,7 +186,7 @@ class Space:
         sizes: list[float] = []
         for _ in range(probes):
             probe = Sampled(rng)
-            found = self._run(probe)
+            found = self.run(probe)
             counts = [_count(each) for each in probe.decisions.values()]
             sizes.append(0.0 if found is None else float(np.prod(np.asarray(counts, float))))
         return max(1.0, float(np.mean(sizes)))
@@ -210,20 +218,13 @@ class Space:
                 columns.update(dict.fromkeys(_columns_of(decision)))
         return sorted(columns, key=repr)
 
-    def _run(self, chooser: Chooser) -> Config | None:
-        try:
-            self.program(chooser)
-        except Infeasible:
-            return None
-        return chooser.config
-
     def _walk(self) -> Iterator[Config | None]:
         """Depth first; a refused combination is none, and cuts off what lies below it."""
         pending: list[Iterator[Answer]] = []
         prefix: list[Answer] = []
         while True:
             chooser = Prefix(prefix)
-            yield self._run(chooser)
+            yield self.run(chooser)
             asked = list(chooser.decisions.values())
             for decision in asked[len(prefix) :]:
                 pending.append(others(decision))
