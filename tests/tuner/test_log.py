@@ -245,6 +245,7 @@ def test_pruning(tmp_path_factory, records, keep):
     after = TuningLog.read(path)
     assert done.kept == len(after.records)
     assert done.kept + done.dropped == len(before.records)
+    assert all(r.measurement.ok for r in after.records)
     for key, seen in known(after).items():
         whole = known(before)[key]
         ok = sorted(m.best for m in whole.values() if m.ok)
