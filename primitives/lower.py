@@ -111,6 +111,7 @@ def conversion(source: Layout, target: Layout, dtype: str, *, fill: float = 0) -
     stage = bare.with_values((value,))
     storages = storages_of([given, made], [stage], {0: source, 1: target}, fill, _NO_JOINTS)
     root = s_tir.SBlock([], [], [], "root", nest_of(stage, storages))
-    return tirx.PrimFunc(
+    func = tirx.PrimFunc(
         [storages[given].buffer, storages[made].buffer], s_tir.SBlockRealize([], True, root)
     )
+    return func.with_attr({"global_symbol": "main", "tirx.noalias": True})

@@ -5,7 +5,8 @@ Bugs the author planted, and what caught each:
 - a border taken to be one wider than it is: `test_a_border_must_reach_as_far_as_the_reads`;
 - a border of zeros taken for any fill: `test_a_border_of_other_fill_keeps_the_guard`;
 - sources of a reduction read for cells without an element: `test_random_layouts` (test_rewrite_random.py);
-- 0 as what leaves a maximum alone: `test_reductions_leave_the_fill_alone`;
+- 0, or the least finite number, as what leaves a maximum alone:
+  `test_reductions_leave_the_fill_alone`;
 - values reduced together stored one by one: `test_values_reduced_together_...`;
 - a reduction's lower bound ignored: `test_a_reduction_that_starts_elsewhere`.
 """
@@ -74,7 +75,7 @@ def test_a_border_must_reach_as_far_as_the_reads(shift: int, before: int, after:
     assert ("if_then_else" in rewritten.script()) == (-shift > before or shift > after)
 
 
-@pytest.mark.parametrize("fill", [0, -3.5, 2])
+@pytest.mark.parametrize("fill", [0, -3.5, 2, -np.inf, np.inf])
 @pytest.mark.parametrize("reduce", [topi.sum, topi.max, topi.min, topi.prod])
 def test_reductions_leave_the_fill_alone(reduce: Any, fill: float) -> None:
     (a,) = placeholders((5, 6))
