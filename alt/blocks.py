@@ -54,7 +54,7 @@ class Blocks:
             return 1
         if anchor.op != "winograd" and not wants_blocks(anchor, self.lanes):
             return 1
-        return self.policy.block(kernel.output.shape[1], self.lanes)
+        return anchor.attrs.get("write") or self.policy.block(kernel.output.shape[1], self.lanes)
 
     def _inherited(self, kernel: Kernel) -> int:
         """The block a kernel writes, from those that it reads."""
@@ -121,4 +121,5 @@ class Blocks:
         enough = value.shape[1] * 2 > self.lanes or is_depthwise(anchor)
         if anchor.op != "winograd_input" and not (wants_blocks(anchor, self.lanes) and enough):
             return 1
-        return self.of.get(value) or self.policy.block(value.shape[1], self.lanes)
+        known = anchor.attrs.get("read") or self.of.get(value)
+        return known or self.policy.block(value.shape[1], self.lanes)

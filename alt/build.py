@@ -21,6 +21,7 @@ from alt.sketches.scope import Argument, Scope, i32, seq
 from alt.target import Machine
 from primitives import Layout
 from primitives.reference import pack
+from tuner.choices import Given
 
 SLACK_BYTES = 256
 """Vectors may read, never use, this far behind the last element of a tensor."""
@@ -70,8 +71,14 @@ class Program:
     module: Any = None
 
 
-def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
+def build(graph: Graph, plan: Plan, machine: Machine, alone: bool = False) -> Program:
     """Generate every kernel once, lay out memory, compile.
+
+    Args:
+        graph: the network.
+        plan: its kernels and layouts.
+        machine: what the code is for.
+        alone: whether this is a part of a network, whose inputs and outputs are stored as planned.
 
     Raises:
         AltError: if a tensor is too large for 32-bit indices.
@@ -84,10 +91,10 @@ def build(graph: Graph, plan: Plan, machine: Machine) -> Program:
         places[value] = (f"in{number}", 0)
     for value in (*graph.inputs, *outputs):
         layout = plan.layouts.get(value)
-        assert layout is None or not layout.has_padding, f"the caller would see {layout}"
+        assert alone or layout is None or not layout.has_padding, f"the caller would see {layout}"
     symbols = {name: ir.GlobalVar(name) for name in functions}
     sizes = weights.size, arena
-    entries = _entries(graph, outputs, steps, symbols, places, constants, sizes, machine)
+    entries = _entries(graph, plan, steps, symbols, places, constants, sizes, machine)
     module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
     # This pass puts every named subexpression back where it is used, which grows expressions that
     # share much (softplus, mish) out of all proportion.
@@ -134,7 +141,10 @@ def _functions(graph: Graph, plan: Plan, machine: Machine) -> tuple[dict[str, An
                 )
         key = kernel_key(kernel, plan.layouts, graph.constants)
         if key not in made:
-            scope = Scope(kernel, plan.layouts, graph.constants, machine)
+            attrs = kernel.anchor.attrs if kernel.anchor is not None else {}
+            # A schedule found elsewhere is brought as near as this kernel's layouts allow.
+            choose = Given(attrs.get("loops", {}), strict=False)
+            scope = Scope(kernel, plan.layouts, graph.constants, machine, choose)
             body = sketch_for(scope)(scope)
             name = f"k{len(made)}_{_identifier(kernel.name)}"
             functions[name] = scope.finish(body)
@@ -261,7 +271,7 @@ def _first_fit(taken: Sequence[tuple[int, int]], size: int) -> int:
 
 def _entries(
     graph: Graph,
-    outputs: Sequence[Value],
+    plan: Plan,
     steps: Sequence[Step],
     symbols: Mapping[str, ir.GlobalVar],
     places: Mapping[Value, tuple[str, int]],
@@ -271,10 +281,12 @@ def _entries(
 ) -> dict[ir.GlobalVar, Any]:
     """`main` calls every kernel; `profile` reads the clock in between."""
     buffers: dict[str, Any] = {}
-    for prefix, values in (("in", graph.inputs), ("out", outputs)):
+    for prefix, values in (("in", graph.inputs), ("out", plan.outputs)):
         for number, value in enumerate(values):
             name = f"{prefix}{number}"
-            buffers[name] = tirx.decl_buffer((max(prod(value.shape), 1),), value.dtype, name)
+            layout = plan.layouts.get(value)
+            cells = prod(value.shape) if layout is None else layout.elements
+            buffers[name] = tirx.decl_buffer((max(cells, 1),), value.dtype, name)
     weight_bytes, arena_bytes = sizes
     buffers["weights"] = tirx.decl_buffer((weight_bytes,), "uint8", "weights")
     buffers["arena"] = tirx.decl_buffer((arena_bytes,), "uint8", "arena")

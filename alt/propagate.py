@@ -14,17 +14,18 @@ from math import prod
 import numpy as np
 
 from alt import operators as ops
-from alt.blocks import COMPLEX, STORED, Blocks
+from alt.blocks import STORED, Blocks
+from alt.decisions import storage_of, why_not_blocks, with_storage
 from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel, reading, with_anchor
 from alt.memory import ALIGNMENT
 from alt.policies import JOINT, LayoutPolicy
 from alt.sketches.pool import pool_border
-from alt.sketches.windows import is_depthwise, required_border, wants_blocks
+from alt.sketches.windows import required_border
 from alt.storage import Border, block_of, channels_blocked
 from alt.target import Machine
-from alt.winograd import choose_winograd, winograd_border, winograd_kernels
-from primitives import Layout, LayoutError
+from alt.winograd import winograd_border
+from primitives import Layout
 
 
 @dataclass
@@ -86,17 +87,15 @@ class _Planner:
         self.whole_of: dict[Value, Value] = {}
         self.kernels: list[Kernel] = []
         for kernel in kernels:
-            anchor = kernel.anchor
-            rows = anchor is not None and anchor.op in COMPLEX and self._must_use_rows(anchor)
-            if rows:
-                assert anchor is not None
-                kernel = with_anchor(kernel, replace(anchor, attrs={**anchor.attrs, "rows": True}))
-                anchor = kernel.anchor
-            m = choose_winograd(anchor, machine) if winograd and anchor and not rows else 0
-            if m:
-                self.kernels.extend(winograd_kernels(kernel, m, machine, next(self.names)))
-            else:
+            storage = storage_of(kernel, machine, policy, winograd)
+            if storage is None:
                 self.kernels.append(kernel)
+                continue
+            anchor = kernel.anchor
+            assert anchor is not None
+            if refusal := why_not_blocks(anchor, machine, policy):
+                self.refused.append(f"{anchor.name} {anchor.output.name} works on rows: {refusal}")
+            self.kernels.extend(with_storage(kernel, storage, machine, next(self.names)))
         self.readers: dict[Value, list[Kernel]] = {}
         for kernel in self.kernels:
             for value in kernel.inputs:
@@ -134,21 +133,6 @@ class _Planner:
                 inside[value] = (kernel.output, start)
                 start += self._layout(value).elements
         return Plan(kernels, layouts, outputs, self.conversions, inside, self.refused)
-
-    def _must_use_rows(self, anchor: Node) -> bool:
-        """Whether a convolution may not have blocks of channels."""
-        if not wants_blocks(anchor, self.lanes):
-            return False  # it uses rows in any case
-        if self.policy.format == "NCHW":
-            return True
-        try:
-            for value in (anchor.output, *(anchor.inputs[:1] if is_depthwise(anchor) else ())):
-                block = self.policy.block(value.shape[1], self.lanes)
-                self.policy.check(channels_blocked(value.shape, block, ()))
-        except LayoutError as refusal:
-            self.refused.append(f"{anchor.name} {anchor.output.name} works on rows: {refusal}")
-            return True
-        return False
 
     # --- concatenation in place -----------------------------------------------------------------
 
@@ -226,12 +210,7 @@ class _Planner:
             return kernel
         value = anchor.inputs[0]
         block = self.blocks.wish(anchor)
-        if anchor.op == "winograd_input":
-            border = winograd_border(anchor)
-        elif anchor.op == "pool":
-            border = pool_border(anchor, block > 1)
-        else:
-            border = required_border(anchor)
+        border = wanted_border(anchor, block > 1)
         bordered = any(lo or hi for lo, hi in border)
         made = value not in self.graph.inputs and value not in self.graph.constants
         free = made and (self.policy.upstream or not bordered)
@@ -276,6 +255,17 @@ class _Planner:
         relabel = ops.reshape(source.shape, target.shape)
         node = Node("view", "reshape", (source,), target, {"target": target.shape}, relabel)
         return Kernel(None, (node,), (source,), target)
+
+
+def wanted_border(anchor: Node, blocked: bool) -> Border:
+    """The cells of zeros that an anchor wants around its first input."""
+    match anchor.op:
+        case "winograd_input":
+            return winograd_border(anchor)
+        case "pool":
+            return pool_border(anchor, blocked)
+        case _:
+            return required_border(anchor)
 
 
 def _same_order(layout: Layout) -> bool:

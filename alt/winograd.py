@@ -54,17 +54,17 @@ class Grid:
         return (self.m + 2) ** 2
 
 
-def grid_of(m: int, height: int, width: int) -> Grid:
-    """The tiles of an output image."""
+def grid_of(m: int, height: int, width: int, chunk: int = TILES_A_CHUNK) -> Grid:
+    """The tiles of an output image, at most so many multiplied together."""
     down, across = -(-height // m), -(-width // m)
-    chunks = -(-down * across // TILES_A_CHUNK)
+    chunks = -(-down * across // chunk)
     return Grid(m, down, across, chunks, -(-down * across // chunks))
 
 
-def choose_winograd(node: Node, machine: Machine) -> int:
-    """The tile size to use for a convolution: 4, 2, or 0 to convolve directly."""
+def winograd_sizes(node: Node, machine: Machine) -> tuple[int, ...]:
+    """The tile sizes with which Winograd's algorithm computes a convolution; none if it cannot."""
     if node.op != "conv" or not has_packed_weights(node):
-        return 0
+        return ()
     a = node.attrs
     x, weight, output = node.inputs[0], node.inputs[1], node.output
     spatial = len(output.shape) - 2
@@ -79,13 +79,20 @@ def choose_winograd(node: Node, machine: Machine) -> int:
         or output.shape[1] < lanes
         or output.dtype != "float32"
     ):
-        return 0
+        return ()
+    return (2, 4)
+
+
+def choose_winograd(node: Node, machine: Machine) -> int:
+    """The tile size that should be fastest for a convolution: 4, 2, or 0 to convolve directly."""
+    x, weight, output = node.inputs[0], node.inputs[1], node.output
+    lanes = machine.lanes()
     batch, outputs, *outer, height, width = output.shape
     channels, depth = x.shape[1], prod(weight.shape[2:-2])
     images = batch * prod(outer)
     pair = -(-channels // lanes) * lanes * outputs * depth
     best, chosen = 0.85 * images * height * width * 9 * pair / lanes, 0
-    for m in (2, 4):
+    for m in winograd_sizes(node, machine):
         grid = grid_of(m, height, width)
         tiles = images * grid.chunks * grid.chunk
         multiply = tiles * grid.products * pair / lanes
@@ -98,14 +105,24 @@ def choose_winograd(node: Node, machine: Machine) -> int:
     return chosen
 
 
-def winograd_kernels(kernel: Kernel, m: int, machine: Machine, name: str) -> tuple[Kernel, Kernel]:
-    """The input transform and the product that replace a convolution kernel."""
+def winograd_kernels(
+    kernel: Kernel, m: int, chunk: int, machine: Machine, name: str
+) -> tuple[Kernel, Kernel]:
+    """The input transform and the product that replace a convolution kernel.
+
+    Args:
+        kernel: a kernel with a convolution as its anchor.
+        m: an output tile is m x m.
+        chunk: at most so many tiles are multiplied together.
+        machine: what the code is for.
+        name: the name of the transformed input.
+    """
     node = kernel.anchor
     assert node is not None
     x = node.inputs[0]
     lanes = machine.lanes()
     *outer, height, width = node.output.shape[2:]
-    grid = grid_of(m, height, width)
+    grid = grid_of(m, height, width, chunk)
     lo, hi = node.attrs["pads"][0] if outer else (0, 0)
     depth = x.shape[2] + lo + hi if outer else 1
     shape = (
@@ -118,7 +135,7 @@ def winograd_kernels(kernel: Kernel, m: int, machine: Machine, name: str) -> tup
         lanes,
     )
     transformed = Value(name, shape, x.dtype)
-    attrs = {**node.attrs, "grid": (m, height, width), "kernel": node.inputs[1].shape[2:]}
+    attrs = {**node.attrs, "grid": (m, height, width, chunk), "kernel": node.inputs[1].shape[2:]}
     before = Node("winograd_input", "winograd_input", (x,), transformed, attrs)
     after = Node(
         "winograd",
@@ -138,11 +155,10 @@ def winograd_kernels(kernel: Kernel, m: int, machine: Machine, name: str) -> tup
 
 def winograd_border(node: Node) -> Border:
     """The zeros around the input: its padding, and what the last tiles reach beyond it."""
-    m, height, width = node.attrs["grid"]
-    grid = grid_of(m, height, width)
+    grid = grid_of(*node.attrs["grid"])
     shape = node.inputs[0].shape[2:]
     pads = list(node.attrs["pads"])
     for axis, tiles in ((-2, grid.down), (-1, grid.across)):
         lo = pads[axis][0]
-        pads[axis] = (lo, max(0, tiles * m + 2 - lo - shape[axis]))
+        pads[axis] = (lo, max(0, tiles * grid.m + 2 - lo - shape[axis]))
     return tuple(pads)

@@ -10,7 +10,7 @@ from alt.elementary import Emitter, Expr, Inline
 from alt.sketches.matmul import fit, stride_of
 from alt.sketches.row import Row
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
-from alt.sketches.tiles import choose_tile
+from alt.sketches.tiles import choose_tile, decide_tile
 from primitives.tensorir import tirx
 
 QUERIES = 32
@@ -29,13 +29,13 @@ def attention(scope: Scope) -> Stmt:
     depth, width = q.shape[-1], v.shape[-1]
     heads = prod(batch)
     machine = scope.machine
-    group = min(QUERIES, queries)
+    group = scope.choose.tile("queries", queries, min(QUERIES, queries), at_most=128)
     groups = -(-queries // group)
     shares = 1 if heads >= 4 * machine.cores else min(groups, -(-4 * machine.cores // heads))
     each_share = -(-groups // shares)
 
-    score = _Product(scope, group, keys, depth)
-    mix = _Product(scope, group, width, keys)
+    score = _Product(scope, "score.", group, keys, depth)
+    mix = _Product(scope, "mix.", group, width, keys)
     row_length = score.padded
     scores = tirx.decl_buffer((group * row_length,), q.dtype, "scores")
     sums = tirx.decl_buffer((group,), q.dtype, "sums")
@@ -116,15 +116,16 @@ def attention(scope: Scope) -> Stmt:
 class _Product:
     """A small matrix product whose right operand is copied into panels of whole vectors."""
 
-    def __init__(self, scope: Scope, height: int, width: int, depth: int) -> None:
+    def __init__(self, scope: Scope, name: str, height: int, width: int, depth: int) -> None:
         self.scope = scope
         self.height, self.width, self.depth = height, width, depth
         lanes = scope.machine.lanes()
         blocks = -(-width // lanes)
         machine = scope.machine
-        tile = choose_tile(
+        default = choose_tile(
             1, height, blocks, machine.registers, depth * lanes * 4, machine.l1_bytes, 8
         )
+        tile = decide_tile(scope.choose, 1, height, blocks, machine.registers, default, name)
         self.lanes, self.vectors, self.rows = lanes, tile.vectors, tile.columns
         self.wide = lanes * self.vectors
         self.padded = blocks * lanes

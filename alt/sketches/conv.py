@@ -8,6 +8,7 @@ fused epilogue, into a buffer that already has the border the next convolution w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ from alt.elementary import Emitter, Expr
 from alt.graph import Node
 from alt.sketches.generic import fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
-from alt.sketches.tiles import choose_tile
+from alt.sketches.tiles import choose_tile, decide_tile
 from alt.sketches.windows import (
     Phase,
     geometry,
@@ -33,7 +34,7 @@ def convolution(scope: Scope) -> Stmt:
     assert node is not None
     statements: list[Stmt] = []
     for number, phase in enumerate(phases(node)):
-        statements.append(_phase(scope, node, phase, number == 0))
+        statements.append(_phase(scope, node, phase, number))
     return seq(*statements)
 
 
@@ -52,7 +53,7 @@ def _packed_weights(
     return scope.buffer(node.inputs[1], layout, prepare), layout
 
 
-def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
+def _phase(scope: Scope, node: Node, phase: Phase, number: int) -> Stmt:
     machine = scope.machine
     lanes = machine.lanes()
     x = node.inputs[0]
@@ -63,10 +64,15 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
     height = outer.pop() if outer else 1
     blocks = -(-outputs // lanes)
     reduction = channels * prod(phase.taps)
-    tile = choose_tile(
+    first = number == 0
+    prefix = "" if first else f"phase{number}."
+    default = choose_tile(
         height, width, blocks, machine.registers, reduction * lanes * 4, machine.l1_bytes
     )
+    tile = decide_tile(scope.choose, height, width, blocks, machine.registers, default, prefix)
     vectors = tile.vectors
+    unroll = scope.choose.one_of(f"{prefix}unroll", (1, 2, 4), 1)
+    outermost = scope.choose.one_of(f"{prefix}reduce", ("channels", "taps"), "channels")
     scope.notes["tile"] = [tile.rows, tile.columns, vectors]
     wide = lanes * vectors
     some = prod(phase.taps) > 0  # a transposed convolution may have outputs that nothing reaches
@@ -136,21 +142,42 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
 
             return each(fma)
 
-        def taps_then(i_block: Expr, count: int) -> Stmt:
-            return scope.nest(
-                phase.taps,
-                lambda *taps: scope.loop(count, lambda i: step(i_block, list(taps), i), name="ic"),
-                name="tap",
-            )
-
         full, rest = divmod(channels, block)
-        zero = each(lambda *p: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [cell(*p)]))
-        parts = [zero]
-        if some:
+
+        def channels_then(i_block: Expr, count: int, taps: list[Expr]) -> Stmt:
+            return scope.steps(count, unroll, lambda i: step(i_block, taps, i), "ic")
+
+        def every_tap(body: Callable[[list[Expr]], Stmt]) -> Stmt:
+            return scope.nest(phase.taps, lambda *taps: body(list(taps)), name="tap")
+
+        def reduce() -> list[Stmt]:
+            whole = i32(full)
+            if outermost == "taps":
+                return [
+                    every_tap(
+                        lambda taps: seq(
+                            scope.loop(full, lambda b: channels_then(b, block, taps), name="ib")
+                            if full
+                            else None,
+                            channels_then(whole, rest, taps) if rest else None,
+                        )
+                    )
+                ]
+            parts: list[Stmt] = []
             if full:
-                parts.append(scope.loop(full, lambda b: taps_then(b, block), name="ib"))
+                parts.append(
+                    scope.loop(
+                        full,
+                        lambda b: every_tap(lambda taps: channels_then(b, block, taps)),
+                        name="ib",
+                    )
+                )
             if rest:
-                parts.append(taps_then(i32(full), rest))
+                parts.append(every_tap(lambda taps: channels_then(whole, rest, taps)))
+            return parts
+
+        zero = each(lambda *p: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [cell(*p)]))
+        parts = [zero, *(reduce() if some else [])]
 
         def finish(r: Expr, c: Expr, v: Expr, k: Expr) -> Stmt:
             emit = Emitter()
@@ -201,14 +228,16 @@ def _phase(scope: Scope, node: Node, phase: Phase, first: bool) -> Stmt:
 
     weight_bytes = groups * outputs * reduction * 4
     places = [*outer, row_tiles]
-    if weight_bytes <= machine.l2_bytes // 2:
-        # Weights stay in cache: walk the image once, all output channels at each place.
-        order = [batch, *places, groups, blocks // vectors]
-        scope.notes["order"] = "places, channels"
-        return scope.parallel(order, lambda n, *p: task(n, p[-2], p[-1], *p[:-2]))
-    order = [batch, groups, blocks // vectors, *places]
-    scope.notes["order"] = "channels, places"
-    return scope.parallel(order, task)
+    # Where weights stay in cache: walk the image once, all output channels at each place.
+    orders = ("places, channels", "channels, places")
+    order = scope.choose.one_of(
+        f"{prefix}order", orders, orders[weight_bytes > machine.l2_bytes // 2]
+    )
+    scope.notes["order"] = order
+    if order == "places, channels":
+        every = [batch, *places, groups, blocks // vectors]
+        return scope.parallel(every, lambda n, *p: task(n, p[-2], p[-1], *p[:-2]))
+    return scope.parallel([batch, groups, blocks // vectors, *places], task)
 
 
 def _border_of_tile(scope: Scope, n: Expr, channel: Expr, vectors: int, lanes: int) -> Stmt | None:

@@ -7,13 +7,15 @@ from typing import Any
 
 from alt.elementary import Emitter, Expr
 from alt.sketches.generic import fill_border
-from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
+from alt.sketches.scope import SERIAL, UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import widths_of
 from alt.sketches.windows import (
     phases,
 )
 from primitives import Layout
 from primitives.tensorir import tirx
+
+_TAPS = ("unrolled", "loops")
 
 
 def depthwise(scope: Scope) -> Stmt:
@@ -41,6 +43,8 @@ def depthwise(scope: Scope) -> Stmt:
     # Room for one row of weights and inputs beside the accumulators.
     budget = max(1, (machine.registers - (taps if small else 4) - 3))
     columns = max((c for c in widths_of(width, budget) if c <= 14), default=1)
+    columns = scope.choose.tile("columns", width, columns, at_most=machine.registers)
+    unrolled = scope.choose.one_of("taps", _TAPS, _TAPS[taps > 25]) == "unrolled"
     rows = 1
     acc = scope.local(rows * columns * lanes)
     scope.notes["tile"] = [rows, columns, 1]
@@ -82,7 +86,7 @@ def depthwise(scope: Scope) -> Stmt:
             return seq(*emit.statements, scope.store(indices, value))
 
         zero = each(lambda c, k: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [c * lanes + k]))
-        reduce = scope.nest(phase.taps, tap, UNROLLED if taps <= 25 else tirx.ForKind.SERIAL)
+        reduce = scope.nest(phase.taps, tap, UNROLLED if unrolled else SERIAL)
         return seq(zero, reduce, each(finish))
 
     def task(n: Expr, b: Expr, *rest: Expr) -> Stmt:

@@ -16,7 +16,7 @@ from alt.graph import Node
 from alt.operators import delinear, linear
 from alt.sketches.generic import fill_rows_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
-from alt.sketches.tiles import choose_tile
+from alt.sketches.tiles import choose_tile, decide_tile
 from alt.sketches.windows import Phase, geometry, has_packed_weights, phases, taps_of_phase
 from primitives import Layout
 from primitives.tensorir import tirx
@@ -26,7 +26,10 @@ def direct_convolution(scope: Scope) -> Stmt:
     """Every output channel of a group over a run of positions, weights broadcast."""
     node = scope.kernel.anchor
     assert node is not None
-    return seq(fill_rows_border(scope), *(_phase(scope, node, phase) for phase in phases(node)))
+    return seq(
+        fill_rows_border(scope),
+        *(_phase(scope, node, phase, k) for k, phase in enumerate(phases(node))),
+    )
 
 
 def _is_pointwise(scope: Scope, node: Node, phase: Phase) -> bool:
@@ -44,7 +47,7 @@ def _is_pointwise(scope: Scope, node: Node, phase: Phase) -> bool:
     )
 
 
-def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
+def _phase(scope: Scope, node: Node, phase: Phase, number: int) -> Stmt:
     machine = scope.machine
     x, weight = node.inputs[:2]
     lanes = machine.lanes()
@@ -56,9 +59,11 @@ def _phase(scope: Scope, node: Node, phase: Phase) -> Stmt:
         return seq()
     lanes = min(lanes, width)
     runs = -(-width // lanes)
-    tile = choose_tile(
+    default = choose_tile(
         1, outputs, runs, machine.registers, outputs * channels * taps * 4, machine.l1_bytes
     )
+    prefix = f"phase{number}." if number else ""
+    tile = decide_tile(scope.choose, 1, outputs, runs, machine.registers, default, prefix)
     many, vectors = tile.columns, tile.vectors
     scope.notes["tile"] = [1, many, vectors]
     packed = taps > 0 and has_packed_weights(node)

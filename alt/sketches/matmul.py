@@ -10,7 +10,7 @@ from math import prod
 from alt.elementary import Emitter, Expr, Inline
 from alt.operators import delinear
 from alt.sketches.scope import SERIAL, UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
-from alt.sketches.tiles import choose_tile
+from alt.sketches.tiles import choose_tile, decide_tile
 from primitives import Layout
 from primitives.expressions import reads_of
 from primitives.tensorir import tirx
@@ -48,7 +48,7 @@ def matmul(scope: Scope) -> Stmt:
     # cache: take fewer at a time.
     stride = stride_of(scope, lambda row: a_at([i32(0)] * len(batch), row, i32(0)))
     conflict = height > 1 and stride is not None and stride * 4 % 2048 == 0
-    tile = choose_tile(
+    default = choose_tile(
         1,
         height,
         blocks,
@@ -57,6 +57,8 @@ def matmul(scope: Scope) -> Stmt:
         machine.l1_bytes,
         most_positions=8 if conflict else 32,
     )
+    tile = decide_tile(scope.choose, 1, height, blocks, machine.registers, default)
+    unroll = scope.choose.one_of("unroll", (1, 2, 4), 1)
     vectors, rows = tile.vectors, tile.columns
     scope.notes["tile"] = [1, rows, vectors]
     wide = vectors * lanes
@@ -167,7 +169,7 @@ def matmul(scope: Scope) -> Stmt:
             ending = whole_columns(left)
         else:
             ending = tirx.IfThenElse(tile_at < whole, whole_columns(wide), whole_columns(left))
-        return seq(zero, scope.loop(depth, step, name="k"), ending)
+        return seq(zero, scope.steps(depth, unroll, step, "k"), ending)
 
     tiles = -(-width // wide)
     whole, left = divmod(height, rows)
@@ -195,7 +197,9 @@ def matmul(scope: Scope) -> Stmt:
             )
 
         return scope.parallel([*batch, tiles], batched)
-    if tiles >= 4 * machine.cores or whole <= 1 or tiles % machine.cores == 0:
+    enough = tiles >= 4 * machine.cores or whole <= 1 or tiles % machine.cores == 0
+    tasks = ("columns", "tiles")
+    if scope.choose.one_of("tasks", tasks, tasks[not enough]) == "columns":
         return scope.parallel([tiles], lambda t: allocate(acc, down((), t)))
 
     def one_tile(t: Expr, m: Expr) -> Stmt:

@@ -16,6 +16,7 @@ from alt.operators import linear
 from alt.target import Machine
 from primitives import Layout
 from primitives.tensorir import ffi, ir, sym, tirx
+from tuner.choices import Choose, Default
 
 Stmt = Any
 SERIAL, PARALLEL = tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL
@@ -65,11 +66,17 @@ class Scope:
         layouts: Mapping[Value, Layout],
         constants: Mapping[Value, np.ndarray],
         machine: Machine,
+        choose: Choose | None = None,
+        asking: bool = False,
     ) -> None:
         self.kernel = kernel
         self.layouts = layouts
         self.constants = constants
         self.machine = machine
+        self.choose: Choose = Default() if choose is None else choose
+        """Who answers what the sketch leaves open; every question comes with a good default."""
+        self.asking = asking
+        """Whether only the sketch's questions are wanted: what runs in parallel is left out."""
         self.analyzer = sym.Analyzer()
         self.arguments: list[Argument] = []
         self.buffers: list[Any] = []
@@ -128,8 +135,20 @@ class Scope:
             name,
         )
 
+    def steps(self, extent: int, unroll: int, body: Callable[[Expr], Stmt], name: str) -> Stmt:
+        """A loop whose body is repeated; without repetition where that does not divide it."""
+        if unroll == 1 or extent % unroll:
+            return self.loop(extent, body, name=name)
+        return self.loop(
+            extent // unroll,
+            lambda i: self.loop(unroll, lambda u: body(i * unroll + u), UNROLLED, name),
+            name=name,
+        )
+
     def parallel(self, extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
         """One parallel loop over the product of the extents."""
+        if self.asking:
+            return seq()
         total = prod(extents)
         if total > 1:
             self.notes.setdefault("parallel", []).append(total)

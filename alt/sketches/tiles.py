@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tuner.choices import Choose, Infeasible
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -50,6 +52,41 @@ def choose_tile(
                     best = (score, Tile(r, c, v))
     assert best is not None
     return best[1]
+
+
+def decide_tile(
+    choose: Choose,
+    rows: int,
+    columns: int,
+    vectors: int,
+    registers: int,
+    default: Tile,
+    prefix: str = "",
+) -> Tile:
+    """The register tile that is asked for; `default` is the answer of `choose_tile`.
+
+    Args:
+        choose: who decides.
+        rows: extents of the outputs, as given to `choose_tile`.
+        columns: likewise.
+        vectors: likewise.
+        registers: vector registers of the machine.
+        default: the tile that needs no measuring.
+        prefix: goes before the names of the decisions.
+
+    Raises:
+        Infeasible: if the accumulators alone do not fit in the registers.
+    """
+    deep = tuple(v for v in range(1, min(vectors, 6) + 1) if vectors % v == 0)
+    chosen = Tile(
+        vectors=choose.one_of(f"{prefix}vectors", deep, default.vectors),
+        rows=choose.tile(f"{prefix}rows", rows, default.rows, at_most=8) if rows > 1 else 1,
+        columns=choose.tile(f"{prefix}columns", columns, default.columns, at_most=32),
+    )
+    accumulators = chosen.rows * chosen.columns * chosen.vectors
+    if accumulators >= registers and chosen != default:
+        raise Infeasible(f"{chosen}: {accumulators} accumulators for {registers} registers")
+    return chosen
 
 
 def widths_of(columns: int, limit: int) -> list[int]:

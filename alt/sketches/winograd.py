@@ -19,7 +19,7 @@ import numpy as np
 from alt.elementary import Emitter, Expr, f32
 from alt.sketches.generic import fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
-from alt.sketches.tiles import choose_tile
+from alt.sketches.tiles import choose_tile, decide_tile
 from alt.winograd import grid_of
 from primitives import Layout
 from primitives.tensorir import tirx
@@ -162,9 +162,11 @@ def winograd(scope: Scope) -> Stmt:
     *outer, height, width = node.output.shape[2:]
     depth = prod(node.attrs["kernel"][:-2])
     blocks = -(-outputs // lanes)
-    tile = choose_tile(
+    default = choose_tile(
         1, grid.chunk, blocks, machine.registers, channels * lanes * 4, machine.l1_bytes
     )
+    tile = decide_tile(scope.choose, 1, grid.chunk, blocks, machine.registers, default)
+    unroll = scope.choose.one_of("unroll", (1, 2, 4), 1)
     vectors, positions = tile.vectors, tile.columns
     scope.notes["winograd"] = f"{m}x{m}"
     scope.notes["tile"] = [1, positions, vectors]
@@ -206,7 +208,11 @@ def winograd(scope: Scope) -> Stmt:
 
         def deep(kd: Expr) -> Stmt:
             return seq(
-                scope.nest([full, lanes], lambda b, i: step(kd, b, i)) if full else None,
+                scope.loop(
+                    full, lambda b: scope.steps(lanes, unroll, lambda i: step(kd, b, i), "i")
+                )
+                if full
+                else None,
                 scope.loop(rest, lambda i: step(kd, i32(full), i)) if rest else None,
             )
 

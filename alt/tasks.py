@@ -1,0 +1,207 @@
+"""Tuning tasks: the distinct kernels of a network that leave something open.
+
+A task is a fused kernel. Its candidates say how the tensors at its ends are stored (`layout`) and
+how its loops run (`loops`); the answers of the compiler's rules are the first candidate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from alt.build import Program, build, kernel_key
+from alt.decisions import COMPLEX, decide_storage, decided, storage_of, with_storage
+from alt.describe import operations
+from alt.features import Subject, describe_candidate, estimate_seconds
+from alt.graph import Graph, Value
+from alt.kernels import Kernel
+from alt.policies import JOINT, LayoutPolicy
+from alt.propagate import Plan, wanted_border
+from alt.sketches import sketch_for
+from alt.sketches.scope import Scope
+from alt.storage import channels_blocked
+from alt.target import Machine
+from primitives import Layout
+from tuner.choices import Choose
+from tuner.config import Config
+from tuner.space import Floats, Space
+from tuner.task import Candidate
+
+TUNED = frozenset({*COMPLEX, "matmul", "attention"})
+"""Anchors whose sketches leave something open."""
+
+
+@dataclass(frozen=True, eq=False)
+class KernelTask:
+    """A kernel to tune; see `tuner.task.Task`.
+
+    Attributes:
+        kernel: the first of the network's kernels that are alike.
+        constants: contents of the weights.
+        machine: what the code is for.
+        weight: how many kernels of the network are alike.
+        policy: which layouts there are.
+        winograd: whether Winograd's algorithm may be used.
+        border: cells of zeros around the spatial axes of the output in the network.
+    """
+
+    kernel: Kernel
+    constants: Mapping[Value, np.ndarray]
+    machine: Machine
+    weight: int = 1
+    policy: LayoutPolicy = JOINT
+    winograd: bool = True
+    border: tuple[tuple[int, int], ...] = ()
+    _variants: dict[Config, _Variant] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def key(self) -> str:
+        """A readable name, and a digest of the computation."""
+        text = kernel_key(self.kernel, {}, self.constants)
+        return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    @cached_property
+    def name(self) -> str:
+        """The operators and the shapes of the anchor."""
+        anchor = self.kernel.anchor
+        assert anchor is not None
+        shapes = [v.shape for v in (*anchor.inputs[:2], anchor.output)]
+        return " ".join([self.kernel.name, *("x".join(map(str, s)) or "scalar" for s in shapes)])
+
+    @property
+    def operations(self) -> float:
+        """Additions and multiplications of direct summation."""
+        assert self.kernel.anchor is not None
+        return float(operations(self.kernel.anchor) or 0)
+
+    @cached_property
+    def layouts(self) -> Space:
+        """Algorithms and layouts; empty for anything but convolutions."""
+        return Space(self._decide_layout)
+
+    def _decide_layout(self, choose: Choose) -> None:
+        anchor = self.kernel.anchor
+        assert anchor is not None
+        if anchor.op in COMPLEX:
+            decide_storage(choose, anchor, self.machine, self.policy, self.winograd)
+
+    def loops(self, layout: Config) -> Space:
+        """What the sketch leaves open, given the layouts."""
+        variant = self._variant(layout)
+
+        def ask(choose: Choose) -> None:
+            for kernel in variant.kernels:
+                scope = Scope(
+                    kernel, variant.layouts, self.constants, self.machine, choose, asking=True
+                )
+                sketch_for(scope)(scope)
+
+        return Space(ask)
+
+    def features(self, candidates: Sequence[Candidate]) -> Floats:
+        """See `alt.features`."""
+        return np.array([self._described(c) for c in candidates], dtype=np.float64)
+
+    def _described(self, candidate: Candidate) -> list[float]:
+        return describe_candidate(self._subject(candidate))
+
+    def _subject(self, candidate: Candidate) -> Subject:
+        variant = self._variant(candidate.layout)
+        return Subject(
+            variant.kernels, variant.layouts, self.constants, candidate.loops, self.machine
+        )
+
+    def estimate(self, candidate: Candidate) -> float:
+        """See `alt.features`."""
+        return estimate_seconds(self._subject(candidate))
+
+    def program(self, candidate: Candidate) -> Program:
+        """Compile a candidate alone: its inputs and output are stored as the candidate says."""
+        variant = self._variant(candidate.layout)
+        kernels = list(variant.kernels)
+        kernels[-1] = decided(kernels[-1], candidate.layout, candidate.loops)
+        graph = Graph(self.inputs, [self.kernel.output], [], dict(self.constants))
+        plan = Plan(kernels, variant.layouts, [self.kernel.output])
+        return build(graph, plan, self.machine, alone=True)
+
+    @cached_property
+    def inputs(self) -> list[Value]:
+        """What the kernel reads and that is not known at compile time."""
+        return [v for v in self.kernel.inputs if v not in self.constants]
+
+    def layouts_of(self, candidate: Candidate) -> dict[Value, Layout]:
+        """How the tensors at the candidate's ends are stored; by rows where not listed."""
+        return self._variant(candidate.layout).layouts
+
+    def _variant(self, layout: Config) -> _Variant:
+        if layout not in self._variants:
+            self._variants[layout] = self._make(layout)
+        return self._variants[layout]
+
+    def _make(self, layout: Config) -> _Variant:
+        anchor, output = self.kernel.anchor, self.kernel.output
+        assert anchor is not None
+        chosen = decided(self.kernel, layout, Config({}))
+        storage = storage_of(chosen, self.machine, self.policy, self.winograd)
+        layouts: dict[Value, Layout] = {}
+        if storage is None:
+            return _Variant((self.kernel,), layouts)
+        kernels = with_storage(chosen, storage, self.machine, "transformed")
+        x = anchor.inputs[0]
+        first = kernels[0].anchor
+        assert first is not None
+        border = wanted_border(first, storage.read > 1)
+        layouts[x] = channels_blocked(x.shape, storage.read, border)
+        layouts[output] = channels_blocked(output.shape, storage.write, self.border)
+        for value in self.inputs:
+            # What is added to the result mostly comes from a neighbour that stores alike.
+            if value not in layouts and value.shape == output.shape:
+                layouts[value] = channels_blocked(value.shape, storage.write, ())
+        return _Variant(tuple(kernels), layouts)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A task in one layout."""
+
+    kernels: tuple[Kernel, ...]
+    layouts: dict[Value, Layout]
+
+
+def tasks_of(
+    kernels: Sequence[Kernel],
+    constants: Mapping[Value, np.ndarray],
+    machine: Machine,
+    plan: Plan,
+    policy: LayoutPolicy = JOINT,
+    winograd: bool = True,
+) -> dict[str, KernelTask]:
+    """The tasks of a network by key, in execution order.
+
+    Args:
+        kernels: how the network was fused.
+        constants: contents of the weights.
+        machine: what the code is for.
+        plan: the network as it would be compiled by rule, for the borders of tensors.
+        policy: which layouts there are.
+        winograd: whether Winograd's algorithm may be used.
+    """
+    found: dict[str, list[Any]] = {}
+    for kernel in kernels:
+        if kernel.anchor is None or kernel.anchor.op not in TUNED:
+            continue
+        layout = plan.layouts.get(kernel.output)
+        border = layout.border[2:] if layout is not None else ()
+        task = KernelTask(kernel, constants, machine, 1, policy, winograd, border)
+        found.setdefault(task.key, [task, 0])[1] += 1
+    tasks: dict[str, KernelTask] = {}
+    for key, (task, count) in found.items():
+        tasks[key] = KernelTask(
+            task.kernel, constants, machine, count, policy, winograd, task.border
+        )
+    return tasks
