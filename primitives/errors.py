@@ -12,3 +12,7 @@ class LayoutError(Exception):
 
 class Opaque(LayoutError):
     """A function does something that cannot be read as stages: sorts, scatters, calls, loops."""
+
+
+class ScheduleError(LayoutError):
+    """A loop primitive that was asked for is not possible, or would change the results."""

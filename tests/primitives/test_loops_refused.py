@@ -1,0 +1,236 @@
+"""What a recipe must not do is refused; whatever is accepted keeps the numbers.
+
+Bugs planted by the author, and what caught each:
+- a loop that holds a tensor of its own vectorised (TVM then computes something else):
+  `test_a_loop_that_holds_a_tensor_is_not_vectorised`;
+- a block moved into a vectorised loop: `test_blocks_are_placed_before_vectors`, random recipes;
+- a producer moved behind its readers, as TVM allows: random recipes found it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from primitives.errors import LayoutError, ScheduleError
+from primitives.loops import Loops, schedule
+from primitives.loops_nest import placed_blocks
+from tests.primitives.scheduled import (
+    FUNCTIONS,
+    check,
+    matmul,
+)
+
+pytestmark = pytest.mark.llvm
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_errors_say_what_was_asked() -> None:
+    recipe = schedule(matmul())
+    i, j, k = recipe.loops("c")
+    with pytest.raises(LayoutError, match=r"split loop j of block c \(extent 12\) by 5: 12 is not"):
+        recipe.split(j, 5)
+    with pytest.raises(
+        ScheduleError, match=r"parallel loop k of block c.*: The .parallel."
+    ) as found:
+        recipe.parallel(k)
+    assert isinstance(found.value.__cause__, Exception)
+    with pytest.raises(ScheduleError, match="0 blocks named nothing; use one of c, d"):
+        recipe.loops("nothing")
+    with pytest.raises(ScheduleError, match="0 tensors named x; use one of a, b"):
+        recipe.cache_read("c", "x")
+    with pytest.raises(ScheduleError, match="no such axis"):
+        recipe.bind(i, "threadIdx.q")
+    with pytest.raises(ScheduleError, match="2 sizes for 1 loops"):
+        recipe.tile((i,), (2, 3))
+    with pytest.raises(ScheduleError, match="named twice"):
+        recipe.reorder(i, j, recipe.loops("c")[0])
+    with pytest.raises(ScheduleError, match="sizes of 1 or more"):
+        recipe.split(j, 0)
+    with pytest.raises(
+        ScheduleError, match=r"fuse loop i of block c .* loop k of block c .*parent"
+    ):
+        recipe.fuse(i, k)
+    with pytest.raises(ScheduleError, match="'nothing' is not registered"):
+        recipe.tensorize(k, "nothing")
+    with pytest.raises(ScheduleError, match="inline d: Cannot operate on an output block"):
+        recipe.inline("d")
+    recipe.split(j, 4)
+    with pytest.raises(ScheduleError, match="no longer exists"):
+        recipe.vectorize(j)
+    with pytest.raises(ScheduleError, match="another recipe"):
+        schedule(matmul()).vectorize(i)
+
+
+def test_a_kind_is_not_lost() -> None:
+    recipe = schedule(matmul())
+    i, j, _ = recipe.loops("c")
+    recipe.parallel(i)
+    recipe.vectorize(j)
+    for refused in (
+        lambda: recipe.split(i, 2),
+        lambda: recipe.fuse(i, j),
+        lambda: recipe.vectorize(i),
+        lambda: recipe.tensorize(j, "nothing"),
+    ):
+        with pytest.raises(ScheduleError, match=r"it is (parallel|vectorized)"):
+            refused()
+    check("matmul", recipe)
+
+
+def test_one_parallel_loop_around_a_block() -> None:
+    recipe = schedule(matmul())
+    i, j, _ = recipe.loops("c")
+    recipe.parallel(i)
+    with pytest.raises(ScheduleError, match="loop i around it is parallel"):
+        recipe.parallel(j)
+    recipe = schedule(matmul())
+    i, j, _ = recipe.loops("c")
+    recipe.parallel(j)
+    with pytest.raises(ScheduleError, match="loop j inside it is parallel"):
+        recipe.parallel(i)
+    with pytest.raises(ScheduleError, match="loop j inside it is parallel"):
+        recipe.vectorize(i)
+
+
+def test_a_loop_that_holds_a_tensor_is_not_vectorised() -> None:
+    recipe = schedule(matmul())
+    _, j = recipe.loops("d")
+    recipe.compute_at("c", j)
+    with pytest.raises(
+        ScheduleError, match="tensor c is made in it by block c and used only there"
+    ):
+        recipe.vectorize(j)
+    check("matmul", recipe)
+
+
+def test_blocks_are_placed_before_vectors() -> None:
+    recipe = schedule(matmul())
+    i, j = recipe.loops("d")
+    recipe.vectorize(j)
+    with pytest.raises(ScheduleError, match="place blocks first"):
+        recipe.compute_at("c", j)
+    recipe.compute_at("c", i)
+    check("matmul", recipe)
+    recipe = schedule(matmul())
+    recipe.vectorize(recipe.loops("c")[1])
+    with pytest.raises(ScheduleError, match="which the move would drop"):
+        recipe.compute_at("c", recipe.loops("d")[0])
+
+
+def test_thread_axes_are_consistent() -> None:
+    recipe = schedule(matmul())
+    i, j, _ = recipe.loops("c")
+    recipe.bind(i, "threadIdx.x")
+    with pytest.raises(ScheduleError, match=r"loop i around block c is threadIdx.x already"):
+        recipe.bind(j, "threadIdx.x")
+    _, column = recipe.loops("d")
+    recipe.bind(column, "threadIdx.x")  # another kernel
+    with pytest.raises(ScheduleError, match="which the move would drop"):
+        recipe.reverse_compute_at("d", i)
+    recipe = schedule(matmul())
+    i, j = recipe.loops("d")
+    recipe.compute_at("c", i)
+    recipe.bind(recipe.loops("c")[-1], "threadIdx.x")
+    with pytest.raises(ScheduleError, match=r"it runs 12 times, but loop .* 10 times"):
+        recipe.bind(j, "threadIdx.x")
+    with pytest.raises(ScheduleError, match=r"reduction loop .* is threadIdx.x"):
+        recipe.decompose_reduction("c", recipe.loops("c")[-1])
+
+
+def test_threads_do_not_add_to_one_element() -> None:
+    recipe = schedule(matmul())
+    *_, k = recipe.loops("c")
+    _, update = recipe.decompose_reduction("c", k)
+    with pytest.raises(ScheduleError, match="its start is set elsewhere"):
+        recipe.bind(recipe.loops(update)[-1], "threadIdx.x")
+
+
+def test_a_block_does_not_move_behind_its_readers() -> None:
+    recipe = schedule(matmul())
+    with pytest.raises(ScheduleError, match="reads nothing that another block makes"):
+        recipe.reverse_compute_at("c", recipe.loops("d")[0])
+
+
+def test_what_one_thread_keeps_no_other_reads() -> None:
+    recipe = schedule(matmul())
+    recipe.inline(recipe.cache_write("c"))
+    i, _ = recipe.loops("d")
+    recipe.compute_at("c", i)
+    column = recipe.loops("c")[1]
+    with pytest.raises(ScheduleError, match=r"c_local that c makes is local.* but d outside"):
+        recipe.bind(column, "threadIdx.x")
+
+
+# --- random recipes -----------------------------------------------------------------------------
+
+
+def step(recipe: Loops, rng: np.random.Generator) -> None:
+    """One random primitive with random arguments; may be refused."""
+    block = str(rng.choice(recipe.blocks))
+    other = str(rng.choice(recipe.blocks))
+    loops = recipe.loops(block)
+    if not loops:
+        return
+    loop = loops[int(rng.integers(len(loops)))]
+    match int(rng.integers(14)):
+        case 0 | 1:
+            recipe.split(loop, int(rng.choice([2, 3, 4, 5])), partial=bool(rng.integers(2)))
+        case 2:
+            at = int(rng.integers(len(loops)))
+            recipe.fuse(*loops[at : at + 2])
+        case 3 | 4:
+            recipe.reorder(*(loops[p] for p in rng.permutation(len(loops))))
+        case 5:
+            recipe.vectorize(loop)
+        case 6:
+            if (loop.extent or 99) <= 12:
+                recipe.unroll(loop)
+        case 7:
+            recipe.parallel(loop)
+        case 8:
+            regions = next(p for p in placed_blocks(recipe.func) if p.name == block).block.reads
+            names = [str(r.source.name) for r in regions]
+            if names:
+                recipe.cache_read(
+                    block, str(rng.choice(names)), str(rng.choice(["local", "global"]))
+                )
+        case 9:
+            recipe.cache_write(block, str(rng.choice(["local", "global"])))
+        case 10:
+            recipe.compute_at(other, loop)
+        case 11:
+            recipe.reverse_compute_at(other, loop)
+        case 12:
+            recipe.inline(block, into_producer=bool(rng.integers(2)))
+        case _:
+            recipe.decompose_reduction(block, loop)
+
+
+def random_recipe(name: str, seed: int) -> int:
+    """How many primitives were accepted."""
+    rng = np.random.default_rng(seed)
+    recipe = schedule(FUNCTIONS[name]())
+    accepted = 0
+    for _ in range(int(rng.integers(4, 24))):
+        try:
+            step(recipe, rng)
+        except ScheduleError:
+            continue
+        accepted += 1
+    check(name, recipe)
+    return accepted
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_random_recipes_keep_the_numbers(name: str) -> None:
+    assert sum(random_recipe(name, seed) for seed in range(25)) > 75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(1000, 1200, 20))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_many_random_recipes(name: str, start: int) -> None:
+    assert sum(random_recipe(name, seed) for seed in range(start, start + 20)) > 60
