@@ -11,7 +11,6 @@ Source: ALT (EuroSys 2023, arXiv 2210.12415), the access rule of `unfold`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
 from typing import NamedTuple
 
 from primitives.layout import Layout
@@ -103,13 +102,8 @@ def _tile_of_window(
     ]
     start = analyzer.simplify(found[-1] + sum(span for span in spans if span < 0))
     reach = sum(abs(span) for span in spans)
-    # The greatest offset at which a window begins, known from its range and from its divisors.
-    beyond = analyzer.const_int_bound(analyzer.simplify(start % step.stride)).max_value
-    known = analyzer.modular_set(start)
-    every = gcd(int(known.coeff), step.stride)
-    if every:
-        beyond = min(beyond, step.stride - every + int(known.base) % every)
-    return start // step.stride if beyond + reach < step.size else None
+    latest = analyzer.const_int_bound(analyzer.simplify(start % step.stride)).max_value
+    return start // step.stride if latest + reach < step.size else None
 
 
 def _tile_of_terms(index: Expr, step: Unfold) -> Expr:
