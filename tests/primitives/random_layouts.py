@@ -67,7 +67,9 @@ def random_layout(rng: np.random.Generator, shape: tuple[int, ...], steps: int =
         if goal - len(chain) >= 3 and rng.integers(4) == 0:
             undo = _inverse(step, layout.shape)
             last = len(layout.apply(step).shape) - 1
-            between = (Pad(last, 0, 1),) if isinstance(step, Pad) and step.axis != last else ()
+            touched = {Pad: 1, Unfold: 2}.get(type(step), last + 1)
+            apart = touched <= last and step.arguments[0] + touched <= last
+            between = (Pad(last, 0, 1),) if apart else ()
             tried = (step, *between, undo)
         try:
             grown = Layout(shape, (*chain, *tried))

@@ -1,4 +1,10 @@
-"""Operators of every kind with random layouts on every tensor compute what they did before."""
+"""Operators of every kind with random layouts on every tensor compute what they did before.
+
+Bugs the author planted, and what caught each:
+- cells that hold no element computed like others: `test_random_layouts`;
+- a reduction started there from its own start, not from the fill: `test_random_layouts`;
+- steps after an unfold given the shape from before it: `test_random_layouts`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,7 @@ def random_cases(name: str, seed: int, count: int) -> tuple[list[Case], np.rando
             random_layouts(rng, func),
             fill=float(rng.choice(fills)),
             absorb=bool(rng.integers(4)),
-            back=k % 2 == 0,
+            back=k % 3 == 0,
         )
         for k in range(count)
     ], rng
@@ -32,7 +38,7 @@ def random_cases(name: str, seed: int, count: int) -> tuple[list[Case], np.rando
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_random_layouts(name: str) -> None:
-    cases, rng = random_cases(name, 0, 8)
+    cases, rng = random_cases(name, 0, 7)
     check_all(cases, rng)
 
 
