@@ -38,7 +38,9 @@ _APART = 0.75
 
 def is_number(decision: Decision) -> bool:
     """Whether the options are numbers, which D*a makes sense for."""
-    return all(type(option) is int and option >= 0 for option in decision.options)
+    return decision.kind == "tile" or all(
+        type(option) is int and option >= 0 for option in decision.options
+    )
 
 
 def width(decision: Decision) -> int:

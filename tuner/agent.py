@@ -12,7 +12,8 @@ Source: ALT (EuroSys 2023, arXiv 2210.12415), section on layout tuning; PPO, arX
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log, pi
 from pathlib import Path
@@ -99,26 +100,8 @@ class Agent:
 
     def learn(self, episodes: Sequence[Episode]) -> None:
         """Makes the steps of episodes that were worth more than the critic expected likelier."""
-        steps = [(step, episode.reward) for episode in episodes for step in episode.steps]
-        if not steps:
-            return
-        states = _tensor([step.state for step, _ in steps])
-        rewards = _tensor([reward for _, reward in steps])
-        with torch.no_grad():
-            surprise = rewards - self._critic(states)[:, 0]
-            scale = surprise.std(unbiased=False) + 1e-3
-            advantage = (surprise - surprise.mean()) / scale
-        of_actor: dict[str, list[int]] = {}
-        for place, (step, _) in enumerate(steps):
-            of_actor.setdefault(step.actor, []).append(place)
-        for _ in range(self.settings.epochs):
-            loss = ((self._critic(states)[:, 0] - rewards) ** 2).mean()
-            for name, places in of_actor.items():
-                mine = [steps[place][0] for place in places]
-                loss = loss + self._loss(name, mine, advantage[places]) / len(steps)
-            self._optimiser.zero_grad()
-            loss.backward()
-            cast("Any", self._optimiser).step()
+        with _one_thread():
+            self._learn(episodes)
 
     def save(self, path: Path) -> None:
         """Writes what was learnt."""
@@ -157,6 +140,28 @@ class Agent:
             agent._deviations[name].data.copy_(held["deviations"][name])
         return agent
 
+    def _learn(self, episodes: Sequence[Episode]) -> None:
+        steps = [(step, episode.reward) for episode in episodes for step in episode.steps]
+        if not steps:
+            return
+        states = _tensor([step.state for step, _ in steps])
+        rewards = _tensor([reward for _, reward in steps])
+        with torch.no_grad():
+            surprise = rewards - self._critic(states)[:, 0]
+            scale = surprise.std(unbiased=False) + 1e-3
+            advantage = (surprise - surprise.mean()) / scale
+        of_actor: dict[str, list[int]] = {}
+        for place, (step, _) in enumerate(steps):
+            of_actor.setdefault(step.actor, []).append(place)
+        for _ in range(self.settings.epochs):
+            loss = ((self._critic(states)[:, 0] - rewards) ** 2).mean()
+            for name, places in of_actor.items():
+                mine = [steps[place][0] for place in places]
+                loss = loss + self._loss(name, mine, advantage[places]) / len(steps)
+            self._optimiser.zero_grad()
+            loss.backward()
+            cast("Any", self._optimiser).step()
+
     def _loss(self, name: str, steps: Sequence[Step], advantage: torch.Tensor) -> torch.Tensor:
         """The clipped objective of PPO, summed over the steps of one actor."""
         means = self._actors[name](_tensor([step.state for step in steps]))
@@ -171,7 +176,7 @@ class Agent:
 
     def _policy(self, name: str, actions: int, state: Floats) -> tuple[Floats, Floats]:
         actor = self._actor(name, actions)
-        with torch.no_grad():
+        with _one_thread(), torch.no_grad():
             mean = cast("torch.Tensor", actor(_tensor([state])))[0]
             deviation = self._deviations[name].exp()
         return _array(mean), _array(deviation)
@@ -196,6 +201,17 @@ class Agent:
             torch.nn.init.normal_(layer.weight, std=scale, generator=self._random)
             torch.nn.init.zeros_(layer.bias)
         return network
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Networks this small take 20 times as long with threads, which spin while they wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _named(decision: Decision) -> str:

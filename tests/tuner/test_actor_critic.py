@@ -17,6 +17,8 @@ from tuner.errors import TuningError
 
 
 class TestActorCritic(BeatsRandom):
+    budget = 60
+
     def make(self, landscape, seed):
         return ActorCritic(landscape.space, np.random.default_rng(seed))
 
@@ -53,7 +55,7 @@ def value(agent, landscape, draws=64):
 def test_training_makes_good_draws_likelier():
     agent = new_agent(np.random.default_rng(0))
     before = value(agent, BOWL)
-    pretrain(agent, [(BOWL.space, BOWL.seconds)], np.random.default_rng(1), rounds=40)
+    pretrain(agent, [(BOWL.space, BOWL.seconds)], np.random.default_rng(1), rounds=12)
     assert value(agent, BOWL) > before + 0.5
 
 
@@ -61,14 +63,16 @@ def test_training_the_wrong_way_round_makes_them_rarer():
     """That rewards are maximised, not minimised, and that it is they that are learnt from."""
     agent = new_agent(np.random.default_rng(0))
     before = value(agent, BOWL)
-    pretrain(agent, [(BOWL.space, lambda c: 1 / BOWL.seconds(c))], np.random.default_rng(1))
+    pretrain(
+        agent, [(BOWL.space, lambda c: 1 / BOWL.seconds(c))], np.random.default_rng(1), rounds=12
+    )
     assert value(agent, BOWL) < before - 0.1
 
 
 def test_learning_from_results_makes_good_draws_likelier():
     searcher = ActorCritic(BOWL.space, np.random.default_rng(0))
     before = value(searcher.agent, BOWL)
-    run(searcher, BOWL.seconds, 300)
+    run(searcher, BOWL.seconds, 150)
     assert value(searcher.agent, BOWL) > before + 0.3
 
 
@@ -87,7 +91,7 @@ def test_it_learns_from_a_log():
 
 def test_a_pretrained_agent_finds_more_with_few_measurements():
     agent = new_agent(np.random.default_rng(0))
-    pretrain(agent, [(BOWL.space, BOWL.seconds)], np.random.default_rng(1))
+    pretrain(agent, [(BOWL.space, BOWL.seconds)], np.random.default_rng(1), rounds=12)
     knowing = ActorCritic(BOWL.space, np.random.default_rng(2), agent)
     naive = ActorCritic(BOWL.space, np.random.default_rng(2))
     few = [min(map(BOWL.seconds, run(each, BOWL.seconds, 16))) for each in (knowing, naive)]
