@@ -28,7 +28,9 @@ def nest_of(stage: Stage, storages: Mapping[Buffer, Storage]) -> Any:
     form = targets[0].form
     if any(target.form != form for target in targets):
         names = ", ".join(str(b.name) for b in stage.outputs)
-        raise LayoutError(f"layouts of {names}: computed together, they need the same layout")
+        raise LayoutError(
+            f"layouts of {names}: computed together, but stored differently; give all one layout"
+        )
     dtype = _index_dtype(stage)
     if form.is_identity:
         spatial = [Axis(tirx.Var(str(a.var.name), dtype), a.extent) for a in stage.spatial]
