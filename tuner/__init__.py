@@ -1,6 +1,7 @@
 """Search, free of TVM and ONNX: decisions and their spaces, measurements, the log, searchers.
 
-Empty for now. It will hold named decisions (`tile`, `one_of`, `order`) and the spaces that they
-span, the protocols of tasks and measurers, the append-only tuning log, cost models, the ask/tell
-searchers, and the two-stage driver that shares trials and seconds among tasks.
+A program asks for decisions (`choices`) and so spans a `space`; a searcher (`search` and those
+beside it) proposes configurations of a space, somebody measures them as candidates of a `task`, and
+the searcher and a `cost_model` are told. What was measured goes into the `log`, which `replay`
+answers from.
 """
