@@ -47,7 +47,8 @@ class Joint(Builders):
     joined: Layout = field(init=False, compare=False, repr=False)
     """How the joined tensor, the host's stored one with one more slice, is stored."""
     host_layout: Layout = field(init=False, compare=False, repr=False)
-    """How the host is stored in the buffer: to it, the guest's cells hold no element."""
+    """How the host is stored in the buffer. To it the guest's cells hold no element, and its
+    `border` may count them: they hold no fill either."""
 
     def __post_init__(self) -> None:
         shape, axis = self.host.shape, self.axis
