@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tvm import te, tirx
+from tvm import te, tirx, topi
 
 from primitives.expressions import reads_of
 from primitives.layout import Layout
@@ -199,8 +199,8 @@ def test_tensors_unfolded_alike_are_read_cell_by_cell() -> None:
     assert not any(map(divides, indices))
 
 
-def test_random_windows() -> None:
-    rng = np.random.default_rng(0)
+def _random_windows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
     cases: list[Case] = []
     while len(cases) < 60:
         stride, window, step = (int(rng.integers(1, 5)) for _ in range(3))
@@ -216,3 +216,43 @@ def test_random_windows() -> None:
         out = Layout.identity((outputs,)).pad(0, 0, -outputs % tile).split(0, (-1, tile))
         cases.append(Case(func, {0: layout, 1: out}))
     check_all(cases, rng)
+
+
+def test_random_windows() -> None:
+    _random_windows(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_many_random_windows(seed: int) -> None:
+    _random_windows(seed)
+
+
+def _random_convolution(rng: np.random.Generator) -> tuple[Any, Window]:
+    stride, kernel, dilation = (tuple(int(n) for n in rng.integers(1, 4, 2)) for _ in range(3))
+    before, after = (tuple(int(n) for n in rng.integers(0, 3, 2)) for _ in range(2))
+    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    extents = [int(n) + max(0, r - 3) for n, r in zip(rng.integers(4, 10, 2), reach, strict=True)]
+    batch, inputs, outputs = (int(n) for n in rng.integers(1, 4, 3))
+    a, w = placeholders((batch, inputs, *extents), (outputs, inputs, *kernel))
+    conv = topi.nn.conv2d(
+        a, w, stride, (*before, *after), dilation, data_layout="NCHW", out_dtype="float32"
+    )
+    return function([a, w], conv), Window(stride, reach, before, after)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 9))]
+)
+def test_random_convolutions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cases: list[Case] = []
+    for _ in range(24):
+        func, window = _random_convolution(rng)
+        tile = int(rng.integers(1, 4))
+        given, _, made = (shape_of_buffer(p) for p in func.params)
+        cases.append(Case(func, {0: unfolded(given, window, tile), 2: tiled(made, tile)}))
+    for func, case in zip(check_all(cases, rng), cases, strict=True):
+        assert len(stages_of(func)) == 1
+        (indices,) = reading_indices(func, "x0")
+        assert not any(map(divides, indices[2:])), case.layouts
