@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from alt.compiler import compile  # noqa: A004
     from alt.errors import AltError
     from alt.module import Module
+    from alt.tuning import Tuned, tune
+    from tuner.options import Options
 
-__all__ = ["AltError", "Module", "check", "compile", "load"]
+__all__ = ["AltError", "Module", "Options", "Tuned", "check", "compile", "load", "tune"]
 
 _HOMES = {
     "AltError": "alt.errors",
@@ -24,6 +26,9 @@ _HOMES = {
     "check": "alt.checking",
     "compile": "alt.compiler",
     "load": "alt.artifact",
+    "Options": "tuner.options",
+    "Tuned": "alt.tuning",
+    "tune": "alt.tuning",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,36 @@ from alt.build import build
 from alt.canonical import canonicalize
 from alt.describe import describe_kernels
 from alt.errors import AltError
-from alt.frontend import import_model
-from alt.kernels import fuse
+from alt.frontend import Imported, import_model
+from alt.graph import Graph
+from alt.kernels import Kernel, fuse
 from alt.module import Module, Signature
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
 from alt.relax_graph import to_graph
-from alt.target import physical_cores, resolve
+from alt.target import Machine, physical_cores, resolve
 from alt.verify import verify as compare
 
 Model = str | Path | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
 _STAGES = ("import", "simplify", "fuse", "layouts", "build", "verify")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A network that is ready for layouts and schedules.
+
+    Attributes:
+        imported: its inputs and outputs.
+        graph: the simplified operators.
+        kernels: how they were fused.
+        machine: what the code is for.
+    """
+
+    imported: Imported
+    graph: Graph
+    kernels: list[Kernel]
+    machine: Machine
 
 
 def compile(  # noqa: A001 - the verb users know
@@ -38,6 +57,8 @@ def compile(  # noqa: A001 - the verb users know
     verify: bool = False,
     winograd: bool = True,
     layouts: str | LayoutPolicy = JOINT,
+    log: str | Path | None = None,
+    allow_partial: bool = False,
     progress: Progress | None = None,
 ) -> Module:
     """Compile an ONNX model for this machine, without measuring anything.
@@ -53,42 +74,89 @@ def compile(  # noqa: A001 - the verb users know
             differ from direct summation by up to about 1e-5 of a layer's largest output.
         layouts: which layouts tensors may have and how they spread, see `alt.policies`; by name or
             as a value.
+        log: what `alt.tune` measured: layouts and schedules come from there. The same log gives the
+            same program.
+        allow_partial: leave operators that the log does not know to the compiler's rules, instead
+            of refusing.
         progress: called as (stage, done, total).
 
     Raises:
         AltError: if the model cannot be read or compiled, saying what and where.
+        TuningError: if the log cannot be read, or does not cover the model.
     """
 
     def tell(stage: str) -> None:
         if progress is not None:
             progress(stage, _STAGES.index(stage), len(_STAGES))
 
-    machine = resolve(target, threads)
     policy = policy_of(layouts)
-    tell("import")
-    imported = import_model(model, shapes=shapes, constants=constants)
-    tell("simplify")
-    graph = canonicalize(to_graph(imported.module, imported.weights, len(imported.inputs)))
-    tell("fuse")
-    kernels = fuse_attention(graph, fuse(graph))
+    network = fused(model, target, shapes=shapes, constants=constants, threads=threads, tell=tell)
     tell("layouts")
-    plan = plan_layouts(graph, kernels, machine, winograd, policy)
-    tell("build")
-    program = build(graph, plan, machine)
-    header = {
-        "target": machine.description,
-        "threads": threads,
-        "arena_bytes": program.arena_bytes,
-        "inputs": [Signature(*value).to_dict() for value in imported.inputs],
-        "outputs": [Signature(*value).to_dict() for value in imported.outputs],
-        "kernels": describe_kernels(graph, program),
-    }
-    module = Module(
-        program.library, program.weights, header, threads or min(machine.cores, physical_cores())
-    )
+    count = threads or min(network.machine.cores, physical_cores())
+    kernels = network.kernels
+    if log is not None:
+        from alt.replay import kernels_of_log  # its packages are needed for nothing else
+
+        kernels = kernels_of_log(
+            network, log, count, policy=policy, winograd=winograd, allow_partial=allow_partial
+        )
+    module = assemble(network, kernels, threads, policy, winograd, lambda: tell("build"))
     if verify:
         tell("verify")
         found = compare(model, module, constants=constants)
         if not found.ok:
             raise AltError(f"{found}; please report this model")
     return module
+
+
+def fused(
+    model: Model,
+    target: Any = "llvm",
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
+    threads: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Fused:
+    """The first half of `compile`, up to what does not depend on layouts; arguments as there."""
+    machine = resolve(target, threads)
+    tell("import")
+    imported = import_model(model, shapes=shapes, constants=constants)
+    tell("simplify")
+    graph = canonicalize(to_graph(imported.module, imported.weights, len(imported.inputs)))
+    tell("fuse")
+    return Fused(imported, graph, fuse_attention(graph, fuse(graph)), machine)
+
+
+def assemble(
+    network: Fused,
+    kernels: list[Kernel],
+    threads: int | None,
+    policy: LayoutPolicy = JOINT,
+    winograd: bool = True,
+    planned: Callable[[], None] = lambda: None,
+) -> Module:
+    """The second half of `compile`: layouts, code, memory.
+
+    Args:
+        network: what is compiled.
+        kernels: its kernels, decided upon or not.
+        threads: that the module will use; one a physical core if not given.
+        policy: which layouts there are.
+        winograd: whether Winograd's algorithm may be used.
+        planned: called once the layouts are known.
+    """
+    plan = plan_layouts(network.graph, kernels, network.machine, winograd, policy)
+    planned()
+    program = build(network.graph, plan, network.machine)
+    header = {
+        "target": network.machine.description,
+        "threads": threads,
+        "arena_bytes": program.arena_bytes,
+        "inputs": [Signature(*value).to_dict() for value in network.imported.inputs],
+        "outputs": [Signature(*value).to_dict() for value in network.imported.outputs],
+        "kernels": describe_kernels(network.graph, program),
+        "refused": plan.refused,
+    }
+    count = threads or min(network.machine.cores, physical_cores())
+    return Module(program.library, program.weights, header, count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,13 +59,21 @@ class KernelTask:
     border: tuple[tuple[int, int], ...] = ()
     _variants: dict[Config, _Variant] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @property
     def key(self) -> str:
         """A readable name, and a digest of the computation."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         text = kernel_key(self.kernel, {}, self.constants)
         return f"{self.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    @cached_property
+    def of(self, kernel: Kernel) -> KernelTask:
+        """The task of another kernel of the same network."""
+        return replace(self, kernel=kernel, _variants={})
+
+    @property
     def name(self) -> str:
         """The operators and the shapes of the anchor."""
         anchor = self.kernel.anchor
@@ -79,7 +87,7 @@ class KernelTask:
         assert self.kernel.anchor is not None
         return float(operations(self.kernel.anchor) or 0)
 
-    @cached_property
+    @property
     def layouts(self) -> Space:
         """Algorithms and layouts; empty for anything but convolutions."""
         return Space(self._decide_layout)

@@ -1,0 +1,106 @@
+"""Replay: the network that a log of measurements stands for, with no search.
+
+Everything is read from the log: which candidates are best, what conversions cost, whether the tuned
+network was faster than the untuned one. So the same log gives the same program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from alt.compiler import Fused
+from alt.kernels import Kernel
+from alt.policies import JOINT, LayoutPolicy
+from alt.propagate import plan_layouts
+from alt.select import VARIANTS, Choices, Conversion, Variant, choices_of
+from alt.target import Machine
+from alt.tasks import KernelTask, tasks_of
+from tuner.log import TuningLog
+from tuner.records import Header
+from tuner.replay import choose_best
+from tuner.task import Candidate, Measurement
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def header_of(machine: Machine, threads: int) -> Header:
+    """What measurements on this machine are good for."""
+    target = {**machine.description, "cores": machine.cores, "threads": threads}
+    versions = {"alt": metadata.version("alt-compiler"), "tvm": metadata.version("apache-tvm")}
+    return Header(target, versions)
+
+
+def kernels_of_log(
+    network: Fused,
+    log: str | Path,
+    threads: int,
+    *,
+    policy: LayoutPolicy = JOINT,
+    winograd: bool = True,
+    allow_partial: bool = False,
+) -> list[Kernel]:
+    """The kernels of a network with what a log says about each.
+
+    Args:
+        network: fused, undecided.
+        log: a file of measurements.
+        threads: that the network will use.
+        policy: which layouts there are.
+        winograd: whether Winograd's algorithm may be used.
+        allow_partial: leave kernels that the log does not know to the compiler.
+
+    Raises:
+        TuningError: if the log cannot be read, or does not cover the network.
+    """
+    records = TuningLog.read(Path(log))
+    header = header_of(network.machine, threads)
+    plan = plan_layouts(network.graph, network.kernels, network.machine, winograd, policy)
+    tasks = tasks_of(
+        network.kernels, network.graph.constants, network.machine, plan, policy, winograd
+    )
+    applied = choose_best(records, list(tasks.values()), header, allow_partial=allow_partial)
+    measured = {k: m for k, m in measured_in(records, tasks, header).items() if k in applied}
+    choices = choices_of(network.graph, network.kernels, tasks, measured)
+    variant = fastest_variant(records, tasks, header)
+    kernels = decide(choices, variant, records, header)
+    _LOGGER.info("%d/%d tasks applied, %s", len(applied), len(tasks), variant)
+    return kernels
+
+
+def measured_in(
+    log: TuningLog, tasks: Mapping[str, KernelTask], header: Header
+) -> dict[str, dict[Candidate, Measurement]]:
+    return {key: log.seen(key, header.target_id) for key in tasks}
+
+
+def decide(choices: Choices, variant: Variant, log: TuningLog, header: Header) -> list[Kernel]:
+    """The kernels of a variant; without all conversions measured, layouts stay as they are."""
+    seconds: dict[Conversion, float] = {}
+    for conversion in choices.conversions():
+        known = log.seen(conversion.key, header.target_id).get(conversion.candidate)
+        if known is None or not known.ok:
+            if variant == "joint":
+                _LOGGER.warning("%s was not measured: layouts stay as they are", conversion)
+                variant = "loops"
+            break
+        seconds[conversion] = known.best
+    return choices.decide(variant, seconds)
+
+
+def network_key(tasks: Mapping[str, KernelTask]) -> str:
+    """The name of the whole network in a log: its tasks and how often each occurs."""
+    text = "\n".join(f"{key} {task.weight}" for key, task in tasks.items())
+    return f"network {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def fastest_variant(log: TuningLog, tasks: Mapping[str, KernelTask], header: Header) -> Variant:
+    """The variant of the network that was fastest; the joint one if none was timed."""
+    best = log.best(network_key(tasks), header.target_id)
+    if best is None:
+        return "joint"
+    named = best.candidate.layout["variant"]
+    return next(v for v in VARIANTS if v == named)
