@@ -61,12 +61,12 @@ def _without_guards(
         if not isinstance(read, ir.TensorLoad):
             return call
         storage = storages[read.source]
-        serves = _is_literal(other, _rounded(storage)) or (
-            call.same_as(whole)
-            and all(start.ignores(other, storage) for start in limits)
-            and limits
-        )
-        if not storage.has_border or not serves:
+        if not storage.has_border:
+            return call
+        serves = _is_literal(other, _rounded(storage))
+        if limits and call.same_as(whole):
+            serves |= all(start.ignores(other, storage) for start in limits)
+        if not serves:
             return call
         return read if _border_serves(analyzer, condition, read, storage) else call
 
@@ -86,9 +86,9 @@ class _Start:
         if not isinstance(other, tirx.FloatImm | tirx.IntImm):
             return False
         numbers = float(other.value), _rounded(storage)
-        return all(
-            n <= self.number if self.combiner == "max" else n >= self.number for n in numbers
-        )
+        if self.combiner == "max":
+            return all(number <= self.number for number in numbers)
+        return all(number >= self.number for number in numbers)
 
 
 def _start_of(stage: Stage) -> _Start | None:
