@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alt.errors import AltError
+from alt.picture import SUFFIXES
 
 
 class ArrayFile(NamedTuple):
@@ -90,6 +91,14 @@ def target(text: str) -> str | dict[str, object]:
         return json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} is not JSON: {error}") from error
+
+
+def picture(text: str) -> Path:
+    """The name of a picture, whose suffix says what kind."""
+    path = Path(text)
+    if path.suffix not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text} must end in {', '.join(SUFFIXES)}")
+    return path
 
 
 def positive(text: str) -> int:
