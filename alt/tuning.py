@@ -139,17 +139,14 @@ def tune(
             model=Boosted(seed=chosen.seed),
             others=[TuningLog.read(Path(p)) for p in others],
         )
-        choices = choices_of(
-            network.graph, network.kernels, tasks, measured_in(records, tasks, header)
-        )
+        measured = measured_in(records, tasks, header)
+        choices = choices_of(network.graph, network.kernels, tasks, measured)
         if not outcome.interrupted:
             _time_conversions(choices, runner, records, header)
-    modules = {
-        variant: assemble(
-            network, decide(choices, variant, records, header), count, policy, winograd
-        )
-        for variant in VARIANTS
-    }
+    modules: dict[Variant, Module] = {}
+    for each in VARIANTS:
+        kernels = decide(choices, each, records, header)
+        modules[each] = assemble(network, kernels, threads, policy, winograd)
     seconds = _time_in_turns(modules)
     for variant, samples in seconds.items():
         candidate = Candidate(Config({"variant": variant}), Config({}))
@@ -190,7 +187,7 @@ def _time_conversions(choices: Choices, runner: Runner, log: TuningLog, header: 
         )
 
 
-def _time_in_turns(modules: dict[Variant, Module]) -> dict[Variant, list[float]]:
+def _time_in_turns(modules: Mapping[Variant, Module]) -> dict[Variant, list[float]]:
     """Samples of every variant, in seconds a call: each round times all, in changing order."""
     samples: dict[Variant, list[float]] = {variant: [] for variant in modules}
     order = list(modules)
