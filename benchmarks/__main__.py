@@ -1,4 +1,7 @@
-"""`python -m benchmarks networks`: whole networks, ours beside ONNX Runtime and OpenVINO."""
+"""`python -m benchmarks networks`: whole networks, ours beside ONNX Runtime and OpenVINO.
+
+`python -m benchmarks layouts`: what a layout alone is worth, operator by operator.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compile, check and time whole networks with every contender, interleaved. "
         "Exits with 1 when a contender fails or its outputs are wrong.",
     )
+    commands.add_parser("layouts", help="what a layout alone is worth, operator by operator")
     every = [*NETWORKS, *light_names()]
     add = networks.add_argument
     add(
@@ -116,8 +120,13 @@ def _measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] == "layouts":
+        from benchmarks.layouts import main as layouts  # imports TVM
+
+        return layouts(given[1:])
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     contenders = [*(["ours"] if arguments.ours else []), *arguments.baselines]
     if not contenders:
         parser.error("nothing to measure: --no-ours and no baselines")
