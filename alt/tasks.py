@@ -58,6 +58,7 @@ class KernelTask:
     winograd: bool = True
     border: tuple[tuple[int, int], ...] = ()
     _variants: dict[Config, _Variant] = field(default_factory=dict, repr=False)
+    _features: dict[Candidate, list[float]] = field(default_factory=dict, repr=False)
 
     @property
     def key(self) -> str:
@@ -71,7 +72,7 @@ class KernelTask:
 
     def of(self, kernel: Kernel) -> KernelTask:
         """The task of another kernel of the same network."""
-        return replace(self, kernel=kernel, _variants={})
+        return replace(self, kernel=kernel, _variants={}, _features={})
 
     @property
     def name(self) -> str:
@@ -113,7 +114,10 @@ class KernelTask:
 
     def features(self, candidates: Sequence[Candidate]) -> Floats:
         """See `alt.features`."""
-        return np.array([self._described(c) for c in candidates], dtype=np.float64)
+        for candidate in candidates:
+            if candidate not in self._features:
+                self._features[candidate] = self._described(candidate)
+        return np.array([self._features[c] for c in candidates], dtype=np.float64)
 
     def _described(self, candidate: Candidate) -> list[float]:
         return describe_candidate(self._subject(candidate))

@@ -20,7 +20,10 @@ SearcherName = Literal["exhaustive", "evolution", "ppo", "random"]
 
 _SEARCHERS: dict[str, Callable[[Space, Rng, Score | None], Search]] = {
     "exhaustive": lambda space, rng, score: Exhaustive(space, score, rng),
-    "evolution": lambda space, rng, score: Evolution(space, rng, score),
+    # Small generations: proposing may not take longer than measuring.
+    "evolution": lambda space, rng, score: Evolution(
+        space, rng, score, population=32, generations=2
+    ),
     "ppo": lambda space, rng, _: ActorCritic(space, rng),
     "random": lambda space, rng, _: RandomSearch(space, rng),
 }
@@ -45,15 +48,17 @@ class Options:
     """How a network is tuned.
 
     Attributes:
-        trials: measurements of all tasks together; None for no bound.
+        trials: candidates to measure, of all tasks together; None for no bound. The few fastest are
+            measured again in the end, on top of that.
         seconds: wall time; None for no bound. Whichever ends first ends the search.
         batch: candidates that are built and measured together.
-        joint_share: the part of a task's rounds that go to layouts; the rest goes to loops. 0
-            leaves layouts at their default: loop-only tuning.
+        joint_share: the part of the budget that goes to layouts; the rest goes to loops. 0 leaves
+            layouts at their default: loop-only tuning.
         layout_rounds: rounds of loop search that a proposed layout gets before it is judged.
         layouts: who proposes layouts.
         loops: who proposes loops, before coordinate descent finishes.
-        patience: a task is done after so many rounds without an improvement of 1 %.
+        patience: a task goes on to its loops, and is done, after so many rounds without an
+            improvement of 1 %.
         hopeless: candidates that the analytic model expects to take so many times the best
             expected are not built.
         seed: of all random decisions.

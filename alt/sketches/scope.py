@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -174,7 +175,8 @@ class Scope:
 
     def local(self, elements: int, dtype: str = "float32", name: str = "acc") -> Any:
         """A small private array, to be allocated where `allocate` says."""
-        return tirx.decl_buffer((elements,), dtype, name, scope="local")
+        declare = _shared_buffer if self.asking else _new_buffer
+        return declare(elements, dtype, name, "local")
 
     def when(self, condition: Expr, then: Stmt) -> Stmt | None:
         """A guarded statement; nothing, or the statement itself, where the guard is known."""
@@ -204,7 +206,8 @@ class Scope:
         if key not in self._by_argument:
             size = layout.elements if elements is None else elements
             name = f"b{len(self.buffers)}"
-            self._by_argument[key] = tirx.decl_buffer((max(size, 1),), value.dtype, name)
+            declare = _shared_buffer if self.asking else _new_buffer
+            self._by_argument[key] = declare(max(size, 1), value.dtype, name, "global")
             self.arguments.append(Argument(value, layout, prepare))
             self.buffers.append(self._by_argument[key])
         return self._by_argument[key]
@@ -320,6 +323,14 @@ class Scope:
             pointers, seq(*declared, body, tirx.Return(i32(0))), ret_type=ir.PrimType("int32")
         )
         return function.with_attr("tirx.noalias", True)
+
+
+def _new_buffer(elements: int, dtype: str, name: str, scope: str) -> Any:
+    return tirx.decl_buffer((elements,), dtype, name, scope=scope)
+
+
+_shared_buffer = lru_cache(maxsize=4096)(_new_buffer)
+"""For scopes that only ask: nothing is made of their buffers, so that they need not be distinct."""
 
 
 def _vectorizes(body: Stmt, lane: Expr) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tuner.choices import Choose, Infeasible
 
@@ -16,6 +17,7 @@ class Tile:
     vectors: int
 
 
+@lru_cache(maxsize=4096)
 def choose_tile(
     rows: int,
     columns: int,
