@@ -52,7 +52,11 @@ examples:
   alt run model.alt --input image=image.npy --output results
   alt run model.onnx --shape x=1,3,224,224 --json
 """,
-    "explain": "examples:\n  alt explain model.alt\n  alt explain model.onnx --threads 1 --json\n",
+    "explain": """\
+examples:
+  alt explain model.alt --graph model.svg                 with a picture
+  alt explain model.onnx --threads 1 --json
+""",
     "check": "examples:\n  alt check model.onnx\n  alt check model.onnx --shape x=1,3,224,224\n",
     "bench": "examples:\n  alt bench model.alt --repeats 200\n  alt bench model.onnx --threads 1\n",
 }
@@ -190,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     threads(add)
     seed(add)
     add = verb("explain", verbs.explain_model, "say how every kernel runs and what it costs")
+    what = "draw the layouts and conversions too: .svg, .png or .dot"
+    add.add_argument("--graph", type=arguments.picture, metavar="FILE.svg", help=what)
     threads(add)
     verb(
         "check",

@@ -43,8 +43,10 @@ def layered(graph: nx.DiGraph, sizes: Sizes) -> Places:
         structures, IEEE Transactions on Systems, Man, and Cybernetics 11 (1981).
 
     Example:
-        >>> layered(nx.DiGraph([("a", "b"), ("a", "c")]), dict.fromkeys("abc", (2.0, 1.0)))["a"]
-        (0.0, 0.5)
+        >>> sizes = dict.fromkeys("abc", (2.0, 1.0))
+        >>> places = layered(nx.DiGraph([("a", "b"), ("a", "c")]), sizes)
+        >>> {v: round(y, 2) for v, (_, y) in places.items()}
+        {'a': 0.5, 'b': 2.05, 'c': 2.05}
     """
     layers = [list(layer) for layer in nx.topological_generations(graph)]
     x: dict[Hashable, float] = {}

@@ -19,6 +19,7 @@ from alt.arguments import ArrayFile
 from alt.checking import check
 from alt.errors import AltError
 from alt.module import Module, Signature, random_inputs
+from alt.picture import draw, picture_of
 
 ARTIFACT_SUFFIX = ".alt"
 SHOWN_VALUES = 5
@@ -106,8 +107,16 @@ def run_model(options: argparse.Namespace, progress: Progress) -> Answer:
 
 def explain_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt explain`."""
-    explanation = _module(options, progress).explain()
-    return Answer(str(explanation), explanation.to_dict())
+    if options.graph is not None:
+        _require_folder(options.graph)
+    module = _module(options, progress)
+    explanation = module.explain()
+    text, data = str(explanation), explanation.to_dict()
+    if options.graph is not None:
+        draw(picture_of(module.header, [k.seconds for k in explanation.kernels]), options.graph)
+        text += f"\npicture     {options.graph}"
+        data["picture"] = str(options.graph)
+    return Answer(text, data)
 
 
 def check_model(options: argparse.Namespace, progress: Progress) -> Answer:
