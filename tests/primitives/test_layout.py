@@ -74,7 +74,7 @@ MAY_HOLD_ELEMENTS = [
     ("2x3 pad(1,1,0) fuse(0,2) unpad(0,2,0)", "only its first 1 and last 0 cells"),
     ("4 pad(0,4,3) unfold(0,3,2) unpad(0,2,0)", "only its first 1 and last 1 cells"),
     ("9 unfold(0,4,3) fold(0,10,3)", "unfolded from 9 with stride 3; fold with these"),
-    ("8 unfold(0,3,2) fold(0,6,1)", "unfolded from 8 with stride 2; fold with these"),
+    ("9 unfold(0,4,3) fold(0,9,4)", "unfolded from 9 with stride 3; fold with these"),
     ("3x4 fold(0,10,3)", "undo the steps since the unfold first"),
     ("8x3x3 unfold(0,4,2) reorder(0,2,1,3) fold(0,7,2)", "undo the steps since the unfold first"),
     ("10 unfold(0,4,2) reorder(1,0) fold(0,10,2)", "undo the steps since the unfold first"),

@@ -6,7 +6,23 @@ Bugs the author planted, and what caught each:
   none by `test_unpack_undoes_pack`;
 - merged reorders composed in the wrong order: `test_builders_mean_the_steps_they_stand_for`;
 - `border` that ignores reorders, or pads after a split: `test_border_indices_find_fill`;
-- `unpack` that transposes the way `pack` does: `test_unpack_undoes_pack`.
+- `unpack` that transposes the way `pack` does: `test_unpack_undoes_pack`;
+- `Unfold`: the last tile's validity with `<=`, or none; elements at `size` apart instead of
+  `stride`: `test_every_cell_is_an_element_or_fill` alone; the kept copy one tile too late, or
+  `tiles_of` rounding down: that, `test_unpack_undoes_pack` and
+  `test_unfold_keeps_the_copy_that_the_paper_names`;
+- `Fold`: forward by `size` for `stride`, a copy kept that lies behind the last tile:
+  `test_every_cell_is_an_element_or_fill`; tiles that a pad moved still taken for tiles:
+  `test_an_arbitrary_step_loses_no_element`; the stride, the extent, the order of the axes or which
+  unfold made them not compared: `test_no_step_drops_an_element` in `test_layout.py`, each;
+- `Unpad`: forward that adds, inverse that does not move, margins that stay after a cut:
+  `test_every_cell_is_an_element_or_fill`; a split's margin not divided, given to the inner factor
+  or rounded up, a fuse's taken of the longest, those of reordered axes left where they were:
+  `test_what_is_known_to_be_empty_is_empty`; a border that an unpad leaves as it was:
+  `test_border_indices_find_fill`, or for blocks `test_border` in `test_layout.py`;
+- simplified though the second step does not undo the first: `test_undo_leaves_no_step`, and
+  `test_builders_mean_the_steps_they_stand_for`; empty cells counted without those of tiles, or
+  only where the condition changes: `test_every_cell_is_an_element_or_fill`.
 """
 
 from __future__ import annotations
@@ -136,6 +152,9 @@ def test_border_indices_find_fill(layout: Layout) -> None:
             assert stored[cell] == 0
 
 
+@example(Layout.parse("4 pad(0,4,3) unfold(0,3,2)"))
+@example(Layout.parse("6 pad(0,4,5) split(0,5,3)"))
+@example(Layout.parse("2x3 pad(0,1,2) pad(1,1,1) fuse(0,2)"))
 @given(layouts())
 def test_what_is_known_to_be_empty_is_empty(layout: Layout) -> None:
     stored = pack(np.ones(layout.logical_shape), layout)

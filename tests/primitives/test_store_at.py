@@ -1,6 +1,12 @@
 """Laws of two tensors in one buffer.
 
-Bugs the author planted, and what caught each: see the list below.
+Bugs the author planted, and what caught each:
+- the guest put at the first slice: `test_every_element_has_a_cell`;
+- its slice also the host's (`<=`), or neither's (`>`), the validity of the joined tensor or the
+  guest's own left out: `test_every_cell_is_of_the_host_or_of_the_guest_or_fill`;
+- the slice added before the host: `test_the_host_is_stored_by_an_ordinary_layout`;
+- steps checked against the host only, so that an unpad cuts the guest off:
+  `test_the_guests_slice_is_not_cut_off_with_the_padding`.
 """
 
 from __future__ import annotations
