@@ -122,6 +122,8 @@ def _stored_convolution(op: Convolution, family: str, d: Decisions) -> Stored:
     if family == "NCHW":
         tile: tuple[int, ...] = (d.positions, *[1] * (rank - 1), d.vector)
         channels = 1
+        if op.pointwise:  # an image is one long row, which fills vectors
+            x, out, tile = x.fuse(2, rank), out.fuse(2, rank), (d.positions, d.vector)
     elif family == "NHWC":
         last = (0, *spatial, 1)
         x, out, w = x.reorder(last), out.reorder(last), w.reorder((*taps, 1, 0))
@@ -151,7 +153,9 @@ def _stored_convolution(op: Convolution, family: str, d: Decisions) -> Stored:
                 for axis in reversed(range(rank)):
                     stride, kernel = op.strides[axis], op.kernel[axis]
                     window = stride * (sizes[axis] - 1) + kernel
-                    x = x.unfold(2 + axis, window, stride * sizes[axis])
+                    step = stride * sizes[axis]
+                    # A stride may skip cells between two windows: they are kept, unread.
+                    x = x.unfold(2 + axis, max(window, step), step)
                 x = x.reorder(order)
     layouts = {"x": x, "w": w, "bias": bias, "out": out, "anchor": out}
     return Stored(layouts, tile, channels, block, joint)
@@ -244,7 +248,8 @@ def _tiles(op: Operator, family: str, machine: Machine) -> Iterator[tuple[float,
     if isinstance(op, Product):
         across, along, heights = op.columns, op.rows, [1]
     elif family == "NCHW":
-        across, along, heights = op.out_size[-1], op.outputs, [1]
+        row = prod(op.out_size) if op.pointwise else op.out_size[-1]
+        across, along, heights = row, op.outputs, [1]
     else:
         across, along, heights = op.outputs, op.out_size[-1], [1]
         if family in ("tiled", "unfolded"):
@@ -257,10 +262,10 @@ def _tiles(op: Operator, family: str, machine: Machine) -> Iterator[tuple[float,
         if vectors * (positions + 1) + 1 > machine.registers:
             continue
         cycles = max(positions * vectors, 0.5 * positions + vectors, 8.0)
-        # Vectors that are not whole are taken apart, badly if their length is odd.
-        broken = 1.0 if vector % lanes == 0 else 1.2 if vector % 8 == 0 else 1.5
-        # The code of TVM for 48 or 96 elements is many times slower.
-        broken *= 1.0 if vectors & (vectors - 1) == 0 else 4.0
+        # A part of a vector costs as much as all of it. LLVM is many times slower with several
+        # vectors of which one is not whole, and with three or five of them.
+        whole = vector % lanes == 0 and vectors & (vectors - 1) == 0
+        broken = 1.0 if whole or vector < lanes else 6.0
         loads = (0.5 * positions + vectors) / (positions * vectors)
         preference = 1 + 0.05 * loads + 0.001 * height
         yield cycles / (vector * positions) * broken * preference, vector, positions, height

@@ -85,6 +85,11 @@ class Convolution:
         )
 
     @property
+    def pointwise(self) -> bool:
+        """Whether each output position reads just the same position of the input."""
+        return {*self.kernel, *self.strides} == {1} and not any(map(sum, self.pads))
+
+    @property
     def depth(self) -> int:
         """Input channels that one output channel reads."""
         return 1 if self.depthwise else self.channels
