@@ -9,15 +9,21 @@ Bugs planted by the author, and what caught each:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from tvm import s_tir
 
 from primitives.errors import LayoutError, ScheduleError
 from primitives.loops import Loops, schedule
 from primitives.loops_nest import placed_blocks
+from tests.primitives.rewriting import run
 from tests.primitives.scheduled import (
     FUNCTIONS,
     check,
+    expected,
     matmul,
 )
 
@@ -162,6 +168,42 @@ def test_what_one_thread_keeps_no_other_reads() -> None:
     column = recipe.loops("c")[1]
     with pytest.raises(ScheduleError, match=r"c_local that c makes is local.* but d outside"):
         recipe.bind(column, "threadIdx.x")
+
+
+# --- why these are refused: what TVM itself does, so that an upgrade tells what to delete ----------
+
+
+def through_tvm(apply: Callable[[Any], None]) -> bool:
+    """Whether TVM accepts a schedule of `matmul`, and then computes something else."""
+    raw = s_tir.Schedule(matmul())
+    apply(raw)
+    arrays, wanted = expected("matmul")
+    found = run(raw.mod["main"], arrays)[-1]
+    return not np.allclose(found, wanted, atol=1e-4)
+
+
+def test_tvm_shares_one_element_among_lanes() -> None:
+    def apply(raw: Any) -> None:
+        _, j = raw.get_loops("d")
+        raw.compute_at("c", j)
+        raw.vectorize(j)
+
+    assert through_tvm(apply)
+
+
+def test_tvm_moves_a_producer_behind_its_readers() -> None:
+    def apply(raw: Any) -> None:
+        copy = raw.cache_write("d", 0, "local")
+        raw.reverse_compute_at("c", raw.get_loops(copy)[1])
+
+    assert through_tvm(apply)
+
+
+def test_tvm_forgets_the_kind_of_a_loop_that_it_splits() -> None:
+    raw = s_tir.Schedule(matmul())
+    i, _, _ = raw.get_loops("c")
+    raw.parallel(i)
+    assert [int(raw.get(part).kind) for part in raw.split(i, [None, 2])] == [0, 0]
 
 
 # --- random recipes -----------------------------------------------------------------------------
