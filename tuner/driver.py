@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
 
+from tuner.budget import Budget
 from tuner.cost_model import CostModel, Group
 from tuner.joint import Incumbent, Stage, TaskSearch
 from tuner.log import TuningLog
@@ -20,6 +22,9 @@ REMEASURED = 3
 
 LEAST_ROUNDS = 2
 """Every task gets this many rounds before the most promising ones go on."""
+
+_INSTANT = 1e-12
+"""Seconds: a clock may say 0, but nothing takes that."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Outcome:
     Attributes:
         best: the fastest candidate of each task, by key; tasks of which all failed are left out.
         default: seconds of the compiler's own choice, by key.
-        trials: how many measurements were made.
+        trials: how many candidates were measured. That the fastest are measured again in the end
+            is not counted.
         interrupted: whether the user ended it.
         reason: why it ended.
         where: seconds spent: `measuring`, and `searching` for everything else.
@@ -121,28 +127,24 @@ class _Run:
         self.tasks, self.measurer, self.log, self.header = tasks, measurer, log, header
         self.options, self.clock, self.stamp, self.observe = options, clock, stamp, observe
         self.model = model
-        self.started = clock()
-        self.measuring = 0.0
-        self.outcome = Outcome()
-        self.learnt = 0
+        self.budget = Budget(options.trials, options.seconds, options.batch)
+        self.started, self.measuring = clock(), 0.0
+        self.outcome, self.learnt = Outcome(), 0
         rng = np.random.default_rng(options.seed)
-        rounds = self._likely_rounds()
         self.searches = {
-            key: TaskSearch(task, options, child, log.seen(key, header.target_id), rounds=rounds)
+            key: TaskSearch(task, options, child, log.seen(key, header.target_id))
             for (key, task), child in zip(tasks.items(), rng.spawn(len(tasks)), strict=True)
         }
         self.others = {
-            key: _merged([other.seen(key, header.target_id) for other in others]) for key in tasks
+            key: {
+                candidate: measurement
+                for other in others
+                for candidate, measurement in other.seen(key, header.target_id).items()
+                if search.allows(candidate)
+            }
+            for key, search in self.searches.items()
         }
         self.finished: set[str] = set()
-
-    def _likely_rounds(self) -> int:
-        """How many rounds a task will get, at ten candidates a second."""
-        options = self.options
-        trials = min(options.trials or inf, options.seconds * 10 if options.seconds else inf)
-        if trials == inf:
-            return 12
-        return max(LEAST_ROUNDS, round(trials / options.batch / max(len(self.tasks), 1)))
 
     def finish(self) -> Outcome:
         outcome = self.outcome
@@ -152,41 +154,51 @@ class _Run:
         except KeyboardInterrupt:
             outcome.interrupted, outcome.reason = True, "interrupted"
         for key, search in self.searches.items():
-            if search.best is not None:
-                outcome.best[key] = search.best
+            if best := search.best:
+                outcome.best[key] = best
             outcome.default[key] = self._default_seconds(search)
-        elapsed = self.clock() - self.started
-        outcome.where = {"measuring": self.measuring, "searching": elapsed - self.measuring}
+        outcome.where = {
+            "measuring": self.measuring, "searching": self._elapsed - self.measuring,
+        }  # fmt: skip
         self.log.flush()
         return outcome
 
     def _search(self) -> str:
         while True:
-            left = self._left()
-            if left <= 0:
-                return f"{self.outcome.trials} trials were made"
-            if self.options.seconds and self.clock() - self.started >= self.options.seconds:
-                return f"{self.options.seconds:g} seconds are over"
+            trials, elapsed = self.outcome.trials, self._elapsed
+            over = self.budget.over(trials, elapsed)
+            if over:
+                return over
             key = self._next()
             if key is None:
                 return "nothing moves any more"
             search = self.searches[key]
             self._learn()
-            search.model = self.model if self.learnt else None
-            stage = search.stage
-            batch = search.ask(int(min(self.options.batch, left)))
+            search.scores.model = self.model if self.learnt else None
+            search.spent = self.budget.spent(trials, elapsed, search.rounds)
+            batch = search.ask(self.budget.affordable(trials, elapsed, self._owed))
             results = self._measured(key, batch)
+            self.outcome.trials += len(results)
             search.tell(results)
-            if not batch or search.idle >= self.options.patience:
+            if not batch or search.done:
                 self.finished.add(key)
-            self.observe(self._round(key, stage, results))
+            self.observe(self._round(key, search.stage, results))
 
-    def _left(self) -> float:
-        return inf if self.options.trials is None else self.options.trials - self.outcome.trials
+    @property
+    def _elapsed(self) -> float:
+        return self.clock() - self.started
+
+    @property
+    def _owed(self) -> int:
+        """Rounds that tasks have not had yet of those that each is to get."""
+        left = (s.rounds for key, s in self.searches.items() if key not in self.finished)
+        return sum(max(0, LEAST_ROUNDS - rounds) for rounds in left)
 
     def _next(self) -> str | None:
         """The task with the greatest expected gain; each gets a few rounds first."""
         open_ones = [key for key in self.searches if key not in self.finished]
+        if not open_ones:
+            return None
         if not open_ones:
             return None
         least = min(open_ones, key=lambda key: self.searches[key].rounds)
@@ -194,7 +206,7 @@ class _Run:
             return least
         fastest = max(
             (
-                self.tasks[key].operations / search.best.seconds
+                self.tasks[key].operations / max(search.best.seconds, _INSTANT)
                 for key, search in self.searches.items()
                 if search.best is not None
             ),
@@ -205,7 +217,9 @@ class _Run:
             search, task = self.searches[key], self.tasks[key]
             if search.best is None:
                 return 0.0
-            headroom = search.best.seconds - task.operations / fastest
+            # If no task counts operations, nothing is known of the limit.
+            least = task.operations / fastest if task.operations else 0.0
+            headroom = search.best.seconds - least
             # A tenth of the time is always worth hoping for: the fastest may be slow, too.
             hope = max(headroom, 0.1 * search.best.seconds)
             return task.weight * hope * 0.5**search.idle / (1 + 0.1 * search.rounds)
@@ -225,7 +239,6 @@ class _Run:
             self.log.append(
                 self.header.record(key, candidate, measurement, self.stamp(), self.tasks[key].name)
             )
-        self.outcome.trials += len(results)
         return results
 
     def _learn(self) -> None:
@@ -241,8 +254,8 @@ class _Run:
         groups: list[Group] = []
         for key, candidates in known.items():
             if len(candidates) >= 4 and any(m.ok for m in candidates.values()):
-                features = self.tasks[key].features(list(candidates))
-                seconds = np.array([m.best if m.ok else inf for m in candidates.values()])
+                features = self.searches[key].scores.features(list(candidates))
+                seconds = np.array([max(m.best, _INSTANT) for m in candidates.values()])
                 groups.append(Group(features, seconds))
         if groups:
             self.model.fit(groups)
@@ -269,30 +282,19 @@ class _Run:
     def _round(
         self, key: str, stage: Stage, results: Sequence[tuple[Candidate, Measurement]]
     ) -> Round:
-        counts: dict[Status, int] = {}
-        for _, measurement in results:
-            counts[measurement.status] = counts.get(measurement.status, 0) + 1
+        counts = Counter(measurement.status for _, measurement in results)
         search = self.searches[key]
-
-        def network(of: Callable[[TaskSearch], float]) -> float:
-            return sum(self.tasks[k].weight * of(s) for k, s in self.searches.items())
-
-        def best(search: TaskSearch) -> float:
-            return search.best.seconds if search.best is not None else inf
+        every = [(self.tasks[k].weight, s) for k, s in self.searches.items()]
 
         return Round(
             self.tasks[key].name,
             stage,
             self.outcome.trials,
             counts,
-            best(search),
+            search.seconds,
             self._default_seconds(search),
-            network(best),
-            network(self._default_seconds),
-            self.clock() - self.started,
+            sum(weight * s.seconds for weight, s in every),
+            sum(weight * self._default_seconds(s) for weight, s in every),
+            self._elapsed,
             len(self.finished),
         )
-
-
-def _merged(known: Sequence[Mapping[Candidate, Measurement]]) -> dict[Candidate, Measurement]:
-    return {c: m for each in known for c, m in each.items()}

@@ -13,22 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Literal
 
 import numpy as np
 
 from tuner.choices import Config
-from tuner.cost_model import CostModel, Floats
+from tuner.cost_model import Floats
 from tuner.descent import CoordinateDescent
 from tuner.options import Options, searcher
+from tuner.scores import Scores
 from tuner.search import Rng, Score, Search
 from tuner.task import Candidate, Measurement, Task
 
-Stage = Literal["joint", "loops", "descent", "done"]
+Stage = Literal["joint", "loops", "descent"]
 
 IMPROVEMENT = 0.99
 """A round counts as progress if the best takes less than this part of what it took before."""
+
+IDLE_LOOPS = 2
+"""After so many rounds without progress coordinate descent takes over."""
+
+_KEPT = 4096
+"""So many layouts with loops of others are remembered; bringing them over takes time."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,10 @@ class TaskSearch:
     Attributes:
         task: what is searched.
         measured: what is known of every candidate, resumed ones included.
+        scores: rank what is proposed.
+        spent: the part of the budget that is gone; whoever has the budget keeps it up to date.
         rounds: how many batches were told.
-        idle: how many of them in a row brought nothing.
-        model: ranks what is proposed; without one the analytic estimate does.
+        idle: how many of them in a row brought nothing, in this stage.
     """
 
     def __init__(
@@ -56,7 +65,6 @@ class TaskSearch:
         options: Options,
         rng: Rng,
         known: Mapping[Candidate, Measurement] | None = None,
-        rounds: int = 8,
     ) -> None:
         """The search of a task.
 
@@ -64,28 +72,31 @@ class TaskSearch:
             task: what is searched.
             options: who proposes, and the shares of the stages.
             rng: makes all random decisions.
-            known: measurements from a log; they are not asked for again.
-            rounds: how many rounds the budget is likely to give to this task.
+            known: measurements from a log; they are not asked for again. What is not among the
+                candidates of this task, as it may be in old logs, is left out.
         """
         self.task = task
         self.options = options
         self.rng = rng
         self.measured: dict[Candidate, Measurement] = {}
+        self.spent = 0.0
         self.rounds = 0
         self.idle = 0
-        self.expected_rounds = rounds
-        self._default = Candidate(task.layouts.default(), Config({}))
-        self._default = Candidate(self._default.layout, task.loops(self._default.layout).default())
+        layout = task.layouts.default()
+        self._default = Candidate(layout, task.loops(layout).default())
+        self.scores = Scores(task, self._default)
         self._layouts = searcher(options.layouts, task.layouts, rng, self._promise)
         self._searches: dict[Config, Search] = {}
+        self._brought = lru_cache(_KEPT)(self._bring)
         self._finishing: CoordinateDescent | None = None
+        self._joint = options.joint_share > 0
         self._layout: Config | None = None
         self._left = 0
-        self.model: CostModel | None = None
-        self._estimates: dict[Candidate, float] = {}
         for candidate, measurement in (known or {}).items():
-            if task.layouts.contains(candidate.layout):
+            if self.allows(candidate):
                 self._remember(candidate, measurement)
+        for layout in {c.layout: None for c in self.measured}:
+            self._judge(layout)
 
     @property
     def default(self) -> Candidate:
@@ -102,75 +113,97 @@ class TaskSearch:
         return Incumbent(candidate, seconds)
 
     @property
+    def seconds(self) -> float:
+        """Of the fastest candidate; infinite while all have failed."""
+        return self.best.seconds if self.best is not None else inf
+
+    @property
     def stage(self) -> Stage:
-        """What the next round is for."""
+        """What the last round was for; before the first, what it will be for."""
         if self._finishing is not None:
             return "descent"
-        joint = self.options.joint_share * self.expected_rounds
-        return "joint" if self._layout is not None or self.rounds < joint else "loops"
+        return "joint" if self._joint else "loops"
+
+    @property
+    def done(self) -> bool:
+        """Whether its rounds bring nothing any more."""
+        return not self._joint and self.idle >= self.options.patience
+
+    def allows(self, candidate: Candidate) -> bool:
+        """Whether it may be asked for: without a joint stage layouts stay as they are."""
+        if self.options.joint_share == 0 and candidate.layout != self._default.layout:
+            return False
+        return self.task.layouts.contains(candidate.layout) and self.task.loops(
+            candidate.layout
+        ).contains(candidate.loops)
 
     def ask(self, count: int) -> list[Candidate]:
         """Candidates to measure, at most this many; none if there is nothing left to try."""
         if self._default not in self.measured:
             rest = self._proposed(count - 1)
-            return [self._default, *(c for c in rest if c != self._default)]
+            return [self._default, *(c for c in rest if c != self._default)][: max(count, 0)]
         return self._proposed(count)
 
     def tell(self, results: Sequence[tuple[Candidate, Measurement]]) -> None:
         """What a round brought; an empty one counts, too."""
-        before = self.best.seconds if self.best is not None else inf
+        before = self.seconds
         for candidate, measurement in results:
             self._remember(candidate, measurement)
         self.rounds += 1
-        after = self.best.seconds if self.best is not None else inf
-        self.idle = 0 if after < before * IMPROVEMENT else self.idle + 1
+        self.idle = 0 if self.seconds < before * IMPROVEMENT else self.idle + 1
         if self._layout is not None:
             self._left -= 1
             if self._left <= 0:
                 self._judge(self._layout)
+        if self._joint and self._layout is None and self.idle >= self.options.patience:
+            self._end_joint_stage()
 
     def _remember(self, candidate: Candidate, measurement: Measurement) -> None:
         self.measured[candidate] = measurement
         seconds = measurement.best if measurement.ok else None
         self._search(candidate.layout).tell([(candidate.loops, seconds)])
-        if self._finishing is not None and candidate.layout == self._chosen():
+        if self._finishing is not None and candidate.layout == self._chosen:
             self._finishing.tell([(candidate.loops, seconds)])
 
     def _proposed(self, count: int) -> list[Candidate]:
         found: list[Candidate] = []
-        if self.stage == "joint":
+        if count <= 0:
+            return found
+        if self._joint and self._layout is None and self.spent >= self.options.joint_share:
+            self._end_joint_stage()
+        if self._joint:
             found = self._of_joint_stage(count)
-        if not found and self.stage != "descent":
-            layout = self._chosen()
-            found = self._filtered(layout, self._search(layout), count)
-            if self.idle >= 2 or not found:
+            if found:
+                return found
+        layout = self._chosen
+        if self._finishing is None:
+            found = self._worthwhile(layout, count)
+            if self.idle >= IDLE_LOOPS or not found:
                 self._finishing = self._descent(layout)
         if self._finishing is not None and len(found) < count:
-            layout = self._chosen()
             more = [Candidate(layout, c) for c in self._finishing.ask(count - len(found))]
             found += [c for c in more if c not in self.measured and c not in found]
         return found
 
     def _of_joint_stage(self, count: int) -> list[Candidate]:
-        """A new layout starts with its default loops and those that are best elsewhere."""
-        found: list[Candidate] = []
-        if self._layout is None:
-            proposed = self._layouts.ask(1)
-            if not proposed:
+        """A new layout starts with the loops that are best elsewhere, and with its defaults."""
+        while True:
+            if self._layout is None:
+                proposed = self._layouts.ask(1)
+                if not proposed:
+                    self._end_joint_stage()
+                    return []
+                self._layout, self._left = proposed[0], self.options.layout_rounds
+            layout, best, first = self._layout, self.best, list[Candidate]()
+            if best is not None and best.candidate.layout != layout:
+                near = self._brought(layout, best.candidate.loops)
+                if not self.scores.hopeless(near, self.options.hopeless):
+                    first.append(near)
+            rest = self._worthwhile(layout, count - len(first))
+            found = [c for c in dict.fromkeys([*first, *rest]) if c not in self.measured]
+            if found:
                 return found
-            self._layout = proposed[0]
-            self._left = self.options.layout_rounds
-        search = self._search(self._layout)
-        best = self.best
-        if best is not None and best.candidate.layout != self._layout:
-            near = self.task.loops(self._layout).project(best.candidate.loops)
-            found.append(Candidate(self._layout, near))
-        found += self._filtered(self._layout, search, count - len(found))
-        found = [c for c in dict.fromkeys(found) if c not in self.measured]
-        if not found:
-            self._judge(self._layout)
-            return self._of_joint_stage(count)
-        return found
+            self._judge(layout)
 
     def _judge(self, layout: Config) -> None:
         """Tell the proposer how good a layout turned out to be."""
@@ -178,21 +211,19 @@ class TaskSearch:
         self._layouts.tell([(layout, min(times, default=None))])
         self._layout = None
 
-    def _filtered(self, layout: Config, search: Search, count: int) -> list[Candidate]:
-        """Asks until enough candidates are left that the analytic model does not rule out."""
+    def _end_joint_stage(self) -> None:
+        self._joint, self.idle = False, 0
+
+    def _worthwhile(self, layout: Config, count: int) -> list[Candidate]:
+        """Asks until there are enough candidates that the analytic estimate does not rule out."""
         found: list[Candidate] = []
         for _ in range(4):
-            if len(found) >= count:
-                break
-            asked = search.ask(count - len(found))
+            asked = self._search(layout).ask(count - len(found))
             if not asked:
                 break
-            candidates = [Candidate(layout, loops) for loops in asked]
-            least = min(self._estimates.values(), default=inf)
-            for candidate in candidates:
-                estimate = self._estimates[candidate] = self.task.estimate(candidate)
-                least = min(least, estimate)
-                if estimate <= self.options.hopeless * least or candidate == self._default:
+            for candidate in (Candidate(layout, loops) for loops in asked):
+                hopeless = self.scores.hopeless(candidate, self.options.hopeless)
+                if not hopeless or candidate == self._default:
                     found.append(candidate)
         return found
 
@@ -207,40 +238,30 @@ class TaskSearch:
         best = self.best
         start = best.candidate.loops if best is not None else None
         descent = CoordinateDescent(self.task.loops(layout), start, self.rng)
-        descent.tell(
-            [
-                (c.loops, m.best if m.ok else None)
-                for c, m in self.measured.items()
-                if c.layout == layout
-            ]
-        )
+        for candidate, measurement in self.measured.items():
+            if candidate.layout == layout:
+                seconds = measurement.best if measurement.ok else None
+                descent.tell([(candidate.loops, seconds)])
         return descent
 
+    @property
     def _chosen(self) -> Config:
         best = self.best
         return best.candidate.layout if best is not None else self._default.layout
 
-    # --- the cost model -------------------------------------------------------------------------
-
     def _score_in(self, layout: Config) -> Score:
-        def score(configs: Sequence[Config]) -> Floats:
-            return self._score([Candidate(layout, loops) for loops in configs])
-
-        return score
-
-    def _score(self, candidates: Sequence[Candidate]) -> Floats:
-        if self.model is None:
-            return np.array([-self.task.estimate(c) for c in candidates])
-        return self.model.predict(self.task.features(candidates))
+        return lambda configs: self.scores.of([Candidate(layout, loops) for loops in configs])
 
     def _promise(self, layouts: Sequence[Config]) -> Floats:
         """Layouts by their default loops and those that are best elsewhere."""
+        scores = self.scores.of([self._brought(layout, None) for layout in layouts])
         best = self.best
-        scores: list[float] = []
-        for layout in layouts:
-            space = self.task.loops(layout)
-            tries = [space.default()]
-            if best is not None:
-                tries.append(space.project(best.candidate.loops))
-            scores.append(float(np.max(self._score([Candidate(layout, t) for t in tries]))))
-        return np.array(scores)
+        if best is None:
+            return scores
+        near = [self._brought(layout, best.candidate.loops) for layout in layouts]
+        return np.maximum(scores, self.scores.of(near))
+
+    def _bring(self, layout: Config, loops: Config | None) -> Candidate:
+        """A layout with loops that come from another one; with its default loops for None."""
+        space = self.task.loops(layout)
+        return Candidate(layout, space.default() if loops is None else space.project(loops))
