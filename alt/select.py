@@ -29,6 +29,9 @@ VARIANTS: tuple[Variant, ...] = ("joint", "loops", "default")
 MOST_LABELS = 4
 """So many layouts of a task take part in the assignment, the fastest ones and the default."""
 
+LIMIT_SECONDS = 60.0
+"""For graphs that no known network resembles: then the best labels found so far are taken."""
+
 Measured = Mapping[Candidate, Measurement]
 _CALLER = "the caller"
 
@@ -107,7 +110,7 @@ class Choices:
         """The kernels, with what was chosen for each."""
         best: Mapping[str, str] = {}
         if variant == "joint":
-            best = assign(self.problem(seconds)).labels
+            best = assign(self.problem(seconds), limit_seconds=LIMIT_SECONDS).labels
         kernels: list[Kernel] = []
         for kernel in self.kernels:
             labels = self.labels.get(kernel)
