@@ -4,7 +4,8 @@ Bugs the author planted, and what caught each:
 - labels in the order of their speed, not the default's first: `test_the_default_label_is_first`;
 - the source of a value sought in a kernel's last input: `test_conversions_between_neighbours`;
 - conversions of a pooled tensor priced by the tensor before it: the same;
-- the wanted label of another kernel: `test_layouts_are_assigned_with_their_conversions`.
+- what a kernel writes taken for what it reads: the same;
+- the last candidate of a label, not the fastest: `test_the_fastest_candidate_of_a_label`.
 """
 
 from __future__ import annotations
@@ -120,6 +121,19 @@ def test_layouts_are_assigned_with_their_conversions(network, between, expected)
     assert_same(module(**network.inputs), run_reference(network.proto, network.inputs), 64 * 64)
     conversions = sum(k["conversion"] is not None for k in module.header["kernels"])
     assert conversions == (3 if expected[0] != (1, 1) else 2)
+
+
+def test_the_fastest_candidate_of_a_label(network):
+    task = next(iter(network.tasks.values()))
+    layout = task.layouts.default()
+    space = task.loops(layout)
+    fast, slow = space.neighbours(space.default())[:2]
+    found = {Candidate(layout, fast): ok(1e-6), Candidate(layout, slow): ok(2e-6)}
+    choices = choices_of(
+        network.fused.graph, network.fused.kernels, network.tasks, {task.key: found}
+    )
+    ((candidate, seconds),) = next(iter(choices.labels.values())).values()
+    assert (candidate.loops, seconds) == (fast, 1e-6)
 
 
 def test_failures_are_no_candidates(network):
