@@ -15,17 +15,14 @@ from itertools import combinations
 from math import prod
 
 from primitives.errors import ScheduleError
-from primitives.loops_nest import (
+from primitives.loops_legal import (
     THREAD_AXES,
-    Loop,
-    Nest,
     check_kind,
     check_place,
     check_reads,
-    kind_of,
-    placed_blocks,
-    same,
+    check_start,
 )
+from primitives.loops_nest import Loop, Nest, kind_of, placed_blocks, same
 from primitives.tensorir import Any, PrimFunc
 
 
@@ -241,16 +238,7 @@ class Loops(Nest):
         """
         asked = f"decompose_reduction of block {block} at {self._called(loop)}"
         placed, current = self._placed(asked, block), self._current(asked, loop)
-        for other in placed.loops:
-            if kind_of(other) in THREAD_AXES and placed.reduces(other):
-                raise ScheduleError(
-                    f"{asked}: its reduction loop {other.loop_var.name} is {kind_of(other)}, "
-                    "threads then add at the same time; leave the reduction whole"
-                )
-        if not placed.below(current):
-            raise ScheduleError(
-                f"{asked}: that loop is not around the block; use one of {self.loops(block)}"
-            )
+        check_start(asked, placed, current)
         made = self._do(asked, lambda s: s.decompose_reduction(block, loop.handle))
         return str(self._schedule.get(made).name_hint), f"{block}_update"
 

@@ -170,6 +170,35 @@ def test_what_one_thread_keeps_no_other_reads() -> None:
         recipe.bind(column, "threadIdx.x")
 
 
+def overlapping(partial: int) -> tuple[Loops, str]:
+    """Row blocks of a product, each computed for the rows that it shares with the next."""
+    recipe = schedule(matmul())
+    _, j = recipe.loops("d")
+    outer, _ = recipe.split(j, 4)
+    recipe.split(recipe.loops("d")[-1], partial, partial=True)
+    recipe.compute_at("c", recipe.loops("d")[-1])
+    return recipe, outer.name
+
+
+def test_terms_are_added_once() -> None:
+    recipe, name = overlapping(5)
+    loops = {loop.name: loop for loop in recipe.loops("c")}
+    with pytest.raises(ScheduleError, match="terms are added more than once"):
+        recipe.decompose_reduction("c", loops[name])
+    recipe.decompose_reduction("c", recipe.loops("c")[-1])
+    check("matmul", recipe)
+
+
+def test_a_rest_is_no_reason_to_keep_a_reduction_whole() -> None:
+    recipe = schedule(matmul())
+    i, j, k = recipe.loops("c")
+    outer, inner = recipe.split(j, 5, partial=True)
+    some, each = recipe.split(k, 4, partial=True)
+    recipe.reorder(i, some, outer, each, inner)
+    recipe.decompose_reduction("c", some)
+    check("matmul", recipe)
+
+
 # --- why these are refused: what TVM itself does, so that an upgrade tells what to delete ----------
 
 
