@@ -14,17 +14,14 @@ from tvm import ir, tirx
 from alt.errors import AltError
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
-from alt.memory import ALIGNMENT, aligned_empty
+from alt.memory import ALIGNMENT, SLACK_BYTES, RecentArrays, aligned
 from alt.propagate import Plan
 from alt.sketches import sketch_for
 from alt.sketches.scope import Argument, Scope, i32, seq
 from alt.target import Machine
+from alt.weights import ConstantKey, constant_key, pack_weights
 from primitives import Layout
-from primitives.reference import pack
 from tuner.choices import Given
-
-SLACK_BYTES = 256
-"""Vectors may read, never use, this far behind the last element of a tensor."""
 
 MAX_ELEMENTS = 2**31 - 1
 
@@ -71,7 +68,13 @@ class Program:
     module: Any = None
 
 
-def build(graph: Graph, plan: Plan, machine: Machine, alone: bool = False) -> Program:
+def build(
+    graph: Graph,
+    plan: Plan,
+    machine: Machine,
+    alone: bool = False,
+    packed: RecentArrays | None = None,
+) -> Program:
     """Generate every kernel once, lay out memory, compile.
 
     Args:
@@ -79,12 +82,14 @@ def build(graph: Graph, plan: Plan, machine: Machine, alone: bool = False) -> Pr
         plan: its kernels and layouts.
         machine: what the code is for.
         alone: whether this is a part of a network, whose inputs and outputs are stored as planned.
+        packed: weights of earlier builds of the same network.
 
     Raises:
         AltError: if a tensor is too large for 32-bit indices.
     """
     functions, steps = _functions(graph, plan, machine)
-    weights, constants = _pack_weights(graph, steps)
+    arguments = [a for step in steps for a in step.arguments]
+    weights, constants = pack_weights(graph.constants, arguments, packed)
     outputs = plan.outputs
     arena, places = _plan_memory(graph, plan, steps, outputs)
     for number, value in enumerate(graph.inputs):
@@ -172,50 +177,8 @@ def _rebound(arguments: Sequence[Argument], first: Kernel, kernel: Kernel) -> tu
 # --- memory -------------------------------------------------------------------------------------
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
 def _bytes(layout: Layout, dtype: str) -> int:
     return layout.elements * np.dtype(dtype).itemsize
-
-
-def _pack_weights(
-    graph: Graph, steps: Sequence[Step]
-) -> tuple[np.ndarray, dict[tuple[Value, str, str], int]]:
-    """All constants in one buffer; the offset of each (value, layout, preparation)."""
-    offsets: dict[tuple[Value, str, str], int] = {}
-    wanted: list[tuple[int, Argument]] = []
-    total = 0
-    for step in steps:
-        for argument in step.arguments:
-            if argument.value not in graph.constants:
-                continue
-            key = _constant_key(argument)
-            if key in offsets:
-                continue
-            offsets[key] = total
-            wanted.append((total, argument))
-            assert argument.layout is not None
-            total += _aligned(_bytes(argument.layout, argument.value.dtype) + SLACK_BYTES)
-    blob = aligned_empty(max(total, ALIGNMENT))
-    blob[total:] = 0
-    for offset, argument in wanted:
-        array = graph.constants[argument.value]
-        if argument.prepare is not None:
-            array = argument.prepare[1](array)
-        assert argument.layout is not None
-        packed = pack(array, argument.layout)
-        size = packed.nbytes
-        view = blob[offset : offset + size].view(packed.dtype).reshape(packed.shape)
-        view[...] = packed
-        blob[offset + size : offset + _aligned(size + SLACK_BYTES)] = 0
-    return blob, offsets
-
-
-def _constant_key(argument: Argument) -> tuple[Value, str, str]:
-    prepared = argument.prepare[0] if argument.prepare else ""
-    return argument.value, str(argument.layout), prepared
 
 
 def _plan_memory(
@@ -244,7 +207,7 @@ def _plan_memory(
         value, _ = home(step.kernel.output)
         if value not in places:  # a slice brings the whole tensor into being
             layout = plan.layouts.get(value, Layout.identity(value.shape))
-            size = _aligned(_bytes(layout, value.dtype) + SLACK_BYTES)
+            size = aligned(_bytes(layout, value.dtype) + SLACK_BYTES)
             live = [entry for entry in live if last_use[entry[2]] >= when]
             offset = _first_fit(sorted((o, s) for o, s, _ in live), size)
             live.append((offset, size, value))
@@ -275,7 +238,7 @@ def _entries(
     steps: Sequence[Step],
     symbols: Mapping[str, ir.GlobalVar],
     places: Mapping[Value, tuple[str, int]],
-    constants: Mapping[tuple[Value, str, str], int],
+    constants: Mapping[ConstantKey, int],
     sizes: tuple[int, int],
     machine: Machine,
 ) -> dict[ir.GlobalVar, Any]:
@@ -293,7 +256,7 @@ def _entries(
 
     def pointer(argument: Argument) -> Any:
         if argument.value in graph.constants:
-            name, offset = "weights", constants[_constant_key(argument)]
+            name, offset = "weights", constants[constant_key(argument)]
         else:
             name, offset = places[argument.value]
         index = tirx.IntImm("int64", offset)

@@ -6,20 +6,22 @@ around them by code that was generated for row-major tensors and has no loops to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 import tvm
 
-from alt.build import SLACK_BYTES, Program, build
+from alt.build import Program, build
 from alt.graph import Graph, Node, Value
 from alt.kernels import ON_THE_FLY, Kernel
-from alt.memory import aligned_empty
+from alt.memory import SLACK_BYTES, aligned_empty
 from alt.propagate import Plan
 from alt.sketches.windows import geometry
+from alt.storage import border_of
 from alt.target import Machine
 from primitives import Layout
 from primitives.reference import pack, unpack
@@ -45,7 +47,7 @@ class Runnable:
 
     program: Program
     arrays: list[np.ndarray]
-    tensors: list[object]
+    tensors: list[Any]
     output: np.ndarray
 
     def run(self) -> None:
@@ -54,7 +56,10 @@ class Runnable:
 
 
 def runnable(
-    program: Program, inputs: Mapping[Value, np.ndarray], outputs: list[Value]
+    program: Program,
+    inputs: Mapping[Value, np.ndarray],
+    outputs: list[Value],
+    packed: MutableMapping[tuple[Value, Layout], np.ndarray] | None = None,
 ) -> Runnable:
     """Give a program its memory, with inputs laid out as it wants them.
 
@@ -62,14 +67,19 @@ def runnable(
         program: compiled with `build(..., alone=True)`.
         inputs: contents by value, in the order of its parameters; not laid out.
         outputs: what it computes; one value.
+        packed: these inputs as they were laid out before; what is missing is added.
     """
     layouts = program.plan.layouts
     arrays: list[np.ndarray] = []
     for value, array in inputs.items():
         layout = layouts.get(value, Layout.identity(value.shape))
-        block = _room(layout.elements * array.dtype.itemsize)
-        flat = block.view(array.dtype)[: max(layout.elements, 1)]
-        flat[: layout.elements] = pack(array, layout).reshape(-1)
+        flat = None if packed is None else packed.get((value, layout))
+        if flat is None:
+            block = _room(layout.elements * array.dtype.itemsize)
+            flat = block.view(array.dtype)[: max(layout.elements, 1)]
+            flat[: layout.elements] = pack(array, layout).reshape(-1)
+            if packed is not None:
+                packed[value, layout] = flat
         arrays.append(flat)
     (output,) = outputs
     layout = layouts.get(output, Layout.identity(output.shape))
@@ -123,22 +133,22 @@ def error_of(found: Runnable, value: Value, reference: np.ndarray) -> float:
     scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
     with np.errstate(all="ignore"):
         difference = float(np.max(np.abs(result.astype(np.float64) - reference)))
-    if any(lo or hi for lo, hi in layout.border):
-        around = Layout(tuple(e + lo + hi for e, (lo, hi) in _grown(layout)))
+    # What lies behind the last channel is nobody's business.
+    border = (((0, 0),) * 2 + border_of(layout))[: len(layout.logical_shape)]
+    if any(lo or hi for lo, hi in border):
+        grown = zip(layout.logical_shape, border, strict=True)
+        around = Layout(tuple(e + lo + hi for e, (lo, hi) in grown))
         cells = list(np.indices(around.shape, sparse=True))
         outside = np.zeros(around.shape, bool)
-        for k, (lo, _) in enumerate(layout.border):
+        for k, (lo, _) in enumerate(border):
             cells[k] = cells[k] - lo
             outside = outside | (cells[k] < 0) | (cells[k] >= layout.logical_shape[k])
         where = np.nonzero(outside)
-        logical = [w - lo for w, (lo, _) in zip(where, layout.border, strict=True)]
+        logical = [w - lo for w, (lo, _) in zip(where, border, strict=True)]
         zeros = found.output[tuple(layout.forward(logical))]
-        difference = max(difference, float(np.max(np.abs(zeros), initial=0.0)))
+        # Python's max would forget a NaN.
+        difference = float(np.max([difference, np.max(np.abs(zeros), initial=0.0)]))
     return difference / scale if np.isfinite(difference) else float("inf")
-
-
-def _grown(layout: Layout) -> list[tuple[int, tuple[int, int]]]:
-    return list(zip(layout.logical_shape, layout.border, strict=True))
 
 
 class _Evaluation:

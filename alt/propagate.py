@@ -221,7 +221,7 @@ class _Planner:
             self._widen(value, border)
         elif made or block > 1 or bordered:
             stored = Value(next(self.names), value.shape, value.dtype)
-            copy = self._copy(value, stored)
+            copy = copy_kernel(value, stored)
             kernels.append(copy)
             what = "channel blocks" if block > 1 else "rows"
             self.conversions[copy] = (
@@ -246,15 +246,17 @@ class _Planner:
 
     def _to_rows(self, value: Value, kernels: list[Kernel], why: str) -> Value:
         rows = Value(next(self.names), value.shape, value.dtype)
-        copy = self._copy(value, rows)
+        copy = copy_kernel(value, rows)
         kernels.append(copy)
         self.conversions[copy] = why
         return rows
 
-    def _copy(self, source: Value, target: Value) -> Kernel:
-        relabel = ops.reshape(source.shape, target.shape)
-        node = Node("view", "reshape", (source,), target, {"target": target.shape}, relabel)
-        return Kernel(None, (node,), (source,), target)
+
+def copy_kernel(source: Value, target: Value) -> Kernel:
+    """Copies a value, as it is stored, to another of the same shape, as that is stored."""
+    relabel = ops.reshape(source.shape, target.shape)
+    node = Node("view", "reshape", (source,), target, {"target": target.shape}, relabel)
+    return Kernel(None, (node,), (source,), target)
 
 
 def wanted_border(anchor: Node, blocked: bool) -> Border:

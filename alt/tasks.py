@@ -20,6 +20,7 @@ from alt.describe import operations
 from alt.features import Subject, describe_candidate, estimate_seconds
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
+from alt.memory import RecentArrays
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import Plan, wanted_border
 from alt.sketches import sketch_for
@@ -132,14 +133,19 @@ class KernelTask:
         """See `alt.features`."""
         return estimate_seconds(self._subject(candidate))
 
-    def program(self, candidate: Candidate) -> Program:
-        """Compile a candidate alone: its inputs and output are stored as the candidate says."""
+    def program(self, candidate: Candidate, packed: RecentArrays | None = None) -> Program:
+        """Compile a candidate alone: its inputs and output are stored as the candidate says.
+
+        Args:
+            candidate: what to compile.
+            packed: weights of candidates that were compiled before.
+        """
         variant = self._variant(candidate.layout)
         kernels = list(variant.kernels)
         kernels[-1] = decided(kernels[-1], candidate.layout, candidate.loops)
         graph = Graph(self.inputs, [self.kernel.output], [], dict(self.constants))
         plan = Plan(kernels, variant.layouts, [self.kernel.output])
-        return build(graph, plan, self.machine, alone=True)
+        return build(graph, plan, self.machine, alone=True, packed=packed)
 
     @cached_property
     def inputs(self) -> list[Value]:

@@ -1,0 +1,158 @@
+"""What the tuner, the zygote and its workers say to each other; all of it can be pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alt.policies import LayoutPolicy
+from tuner.config import Answer, Config
+from tuner.task import Candidate, Measurement
+
+Answers = Mapping[str, Answer]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The network whose kernels are measured, and where; see `alt.compile`.
+
+    Attributes:
+        model: a path, or the bytes of a model.
+        target: as text, or the dictionary that was given.
+        shapes: shapes for inputs that have dynamic dimensions.
+        constants: contents for inputs that are to be fixed.
+        schedule_threads: threads that kernels are scheduled for, None for one a physical core.
+        threads: threads that kernels run on.
+        policy: which layouts there are.
+        winograd: whether Winograd's algorithm may be used.
+        seed: makes the inputs.
+        memory_bytes: that building or running one candidate may take.
+        setup: `module:function`, called with the tasks by key; what it returns is used instead.
+    """
+
+    model: str | bytes
+    target: Any
+    shapes: Mapping[str, Sequence[int]] | None
+    constants: Mapping[str, np.ndarray] | None
+    schedule_threads: int | None
+    threads: int
+    policy: LayoutPolicy
+    winograd: bool
+    seed: int
+    memory_bytes: int
+    setup: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long and how often a candidate is run.
+
+    Attributes:
+        repeats: samples of a candidate.
+        min_seconds: a sample is the mean of as many calls as take this long.
+        flush_bytes: so much memory is written before a sample, which then is a single call with
+            cold caches; 0 for warm ones.
+        hopeless: a candidate that takes so many times the best known time gets a single sample.
+    """
+
+    repeats: int = 3
+    min_seconds: float = 0.004
+    flush_bytes: int = 0
+    hopeless: float = 4.0
+
+
+@dataclass(frozen=True)
+class Named:
+    """A candidate of a task, by the key of the task and its answers."""
+
+    key: str
+    layout: Answers
+    loops: Answers
+
+    @staticmethod
+    def of(key: str, candidate: Candidate) -> Named:
+        """The name of a candidate."""
+        return Named(key, dict(candidate.layout), dict(candidate.loops))
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate."""
+        return Candidate(Config(self.layout), Config(self.loops))
+
+
+# --- to a worker; one answer follows each -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refer:
+    """Compute the reference of a task; answered by an array, or a failure."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """Build a candidate and keep it under a number; answered by `Built`, or a failure."""
+
+    number: int
+    named: Named
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run what was built, compare, time; answered by a measurement.
+
+    Attributes:
+        number: that it was built under.
+        timing: how to time.
+        reference: of the task; None where the worker was given it before.
+        best: the best time known of the task, in seconds.
+        last: whether it is needed no more.
+        checked: whether its results were compared before.
+    """
+
+    number: int
+    timing: Timing
+    reference: np.ndarray | None
+    best: float
+    last: bool
+    checked: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """Build, compare on inputs made from another seed, and time."""
+
+    named: Named
+    seed: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Time the kernel that copies a tensor from one layout to another; layouts are texts."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+    wanted: str
+    timing: Timing
+
+
+Request = Refer | Build | Run | Check | Convert
+
+
+# --- from a worker ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Built:
+    """It was built."""
+
+    seconds: float
+
+
+Reply = Built | Measurement | np.ndarray
