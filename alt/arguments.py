@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from math import inf, nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,3 +108,28 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return int(text)
+
+
+def minutes(text: str) -> float:
+    """A time above zero, in minutes.
+
+    Example:
+        >>> minutes("0.5")
+        0.5
+    """
+    return _number(text, "a number of minutes above 0", lambda value: 0 < value < inf)
+
+
+def share(text: str) -> float:
+    """A part of a whole, from 0 to 1."""
+    return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _number(text: str, what: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    return value

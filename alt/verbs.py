@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from alt.checking import check
 from alt.errors import AltError
 from alt.module import Module, Signature, random_inputs
 from alt.picture import draw, picture_of
+from alt.watch import Progress
 
 ARTIFACT_SUFFIX = ".alt"
 SHOWN_VALUES = 5
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -33,29 +32,27 @@ class Answer:
 
     Attributes:
         ok: False ends the command with exit code 1.
+        interrupted: True ends it with 130: the user stopped it, and this is what there is.
     """
 
     text: str
     data: Mapping[str, Any]
     ok: bool = True
+    interrupted: bool = False
 
 
 def compile_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt compile`."""
-    output = options.output or Path(options.model.with_suffix(ARTIFACT_SUFFIX).name)
-    if output.suffix != ARTIFACT_SUFFIX:
-        raise AltError(f"cannot write {output}: the name of an artifact ends in {ARTIFACT_SUFFIX}")
-    if output.is_dir():
-        raise AltError(f"cannot write {output}: it is a folder")
-    _require_folder(output)
+    output = options.output or artifact_of(options.model)
+    require_artifact(output)
     start = time.perf_counter()
-    module = _compile(options, progress)
+    module = compiled(options, progress)
     seconds = time.perf_counter() - start
     module.save(output)
     size = output.stat().st_size
     lines = [
-        f"compiled {options.model} in {seconds:.1f} s, for {_threads(module)}",
-        *_signature_lines(module),
+        f"compiled {options.model} in {seconds:.1f} s, for {threads_of(module)}",
+        *signature_lines(module),
         f"saved    {output} ({size / 1e6:.1f} MB)",
     ]
     data = {
@@ -75,7 +72,7 @@ def run_model(options: argparse.Namespace, progress: Progress) -> Answer:
     if options.output is not None and not options.output.is_dir():
         if options.output.exists():
             raise AltError(f"cannot write outputs to {options.output}: it is not a folder")
-        _require_folder(options.output)
+        require_folder(options.output)
     module = _module(options, progress)
     known = [s.name for s in module.inputs]
     for name in options.input:
@@ -108,7 +105,7 @@ def run_model(options: argparse.Namespace, progress: Progress) -> Answer:
 def explain_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt explain`."""
     if options.graph is not None:
-        _require_folder(options.graph)
+        require_folder(options.graph)
     module = _module(options, progress)
     explanation = module.explain()
     text, data = str(explanation), explanation.to_dict()
@@ -121,7 +118,7 @@ def explain_model(options: argparse.Namespace, progress: Progress) -> Answer:
 
 def check_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt check`."""
-    report = check(options.model, shapes=options.shape, constants=_constants(options))
+    report = check(options.model, shapes=options.shape, constants=constants_of(options))
     return Answer(f"{options.model}: {report}", report.to_dict(), report.supported)
 
 
@@ -136,7 +133,7 @@ def bench_model(options: argparse.Namespace, progress: Progress) -> Answer:
     )
     text = (
         f"{median:.3f} ms median, {p10:.3f} to {p90:.3f} ms from the 10th to the 90th percentile "
-        f"of {len(times.samples_seconds)} calls on {_threads(module)}"
+        f"of {len(times.samples_seconds)} calls on {threads_of(module)}"
     )
     data = {
         "median_seconds": times.median_seconds,
@@ -151,40 +148,52 @@ def bench_model(options: argparse.Namespace, progress: Progress) -> Answer:
 def _module(options: argparse.Namespace, progress: Progress) -> Module:
     """The model named on the command line: an artifact is loaded, anything else compiled."""
     if options.model.suffix != ARTIFACT_SUFFIX:
-        return _compile(options, progress)
+        return compiled(options, progress)
     if options.shape or options.constant:
         raise AltError(
             f"{options.model} is compiled already, its shapes and constants are fixed; "
             "give --shape and --constant when you compile the ONNX model"
         )
+    if options.log is not None:
+        raise AltError(
+            f"{options.model} is compiled already, --log {options.log} changes nothing; "
+            "give it when you compile the ONNX model"
+        )
     return alt.load(options.model, threads=options.threads)
 
 
-def _compile(options: argparse.Namespace, progress: Progress) -> Module:
+def compiled(options: argparse.Namespace, progress: Progress) -> Module:
+    """The ONNX model named on the command line, compiled with the options given there."""
     return alt.compile(
         options.model,
         getattr(options, "target", "llvm"),
         shapes=options.shape,
-        constants=_constants(options),
+        constants=constants_of(options),
         threads=options.threads,
         verify=getattr(options, "verify", False),
         winograd=getattr(options, "winograd", True),
+        layouts=options.layouts,
+        log=options.log,
+        allow_partial=options.allow_partial,
         progress=progress,
     )
 
 
-def _constants(options: argparse.Namespace) -> dict[str, np.ndarray]:
+def constants_of(options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Contents of `--constant`, read where they are in files."""
     return {
         name: value.read() if isinstance(value, ArrayFile) else value
         for name, value in options.constant.items()
     }
 
 
-def _threads(module: Module) -> str:
+def threads_of(module: Module) -> str:
+    """How many threads a module uses, in words."""
     return f"{module.threads} thread{'' if module.threads == 1 else 's'}"
 
 
-def _signature_lines(module: Module) -> list[str]:
+def signature_lines(module: Module) -> list[str]:
+    """Its inputs and outputs, a line each."""
     return [
         *(f"input    {signature}" for signature in module.inputs),
         *(f"output   {signature}" for signature in module.outputs),
@@ -208,7 +217,26 @@ def _statistics(array: np.ndarray) -> dict[str, float | None]:
     return dict(zip(("min", "mean", "max"), finite, strict=True))
 
 
-def _require_folder(path: Path) -> None:
+def artifact_of(model: Path) -> Path:
+    """Where the artifact of a model is written if nothing else is said."""
+    return Path(model.with_suffix(ARTIFACT_SUFFIX).name)
+
+
+def require_artifact(output: Path) -> None:
+    """Refuse, before any work, a file that an artifact cannot be written to.
+
+    Raises:
+        AltError: its name is no artifact's, or its folder does not exist.
+    """
+    if output.suffix != ARTIFACT_SUFFIX:
+        raise AltError(f"cannot write {output}: the name of an artifact ends in {ARTIFACT_SUFFIX}")
+    if output.is_dir():
+        raise AltError(f"cannot write {output}: it is a folder")
+    require_folder(output)
+
+
+def require_folder(path: Path) -> None:
+    """Refuse, before any work, a file in a folder that does not exist."""
     if not path.absolute().parent.is_dir():
         raise AltError(f"cannot write {path}: there is no folder {path.parent}; create it first")
 

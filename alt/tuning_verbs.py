@@ -1,0 +1,300 @@
+"""What `alt tune`, `alt replay` and `alt report` do; as in `alt.verbs`, nothing is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import alt
+from alt.arguments import ArrayFile
+from alt.compiler import Fused, assemble, fused
+from alt.errors import AltError
+from alt.policies import JOINT, policy_of
+from alt.propagate import plan_layouts
+from alt.report import reports_of
+from alt.report_page import page
+from alt.target import physical_cores
+from alt.tasks import tasks_of
+from alt.verbs import (
+    Answer,
+    artifact_of,
+    constants_of,
+    require_artifact,
+    require_folder,
+    signature_lines,
+    threads_of,
+)
+from alt.watch import Budget, Progress, milliseconds
+from tuner.log import TuningLog
+from tuner.options import Options
+
+_USED = {
+    "joint": "layouts and loops",
+    "loops": "loops only",
+    "default": "nothing was faster than what the compiler does by itself",
+}
+_STAGES = ("import", "simplify", "fuse", "layouts", "build")
+
+
+def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
+    """`alt tune`."""
+    _make_state_folder(options)
+    seconds = options.minutes * 60 if options.minutes is not None else None
+    progress.tuning(Budget(options.trials, seconds))
+    rounds = 0
+
+    def observe(each: Any) -> None:
+        nonlocal rounds
+        rounds += 1
+        progress.round(each)
+
+    start = time.perf_counter()
+    try:
+        with _interruptible(progress):
+            tuned = alt.tune(
+                options.model,
+                options.target,
+                minutes=options.minutes,
+                trials=options.trials,
+                log=options.log,
+                shapes=options.shape,
+                constants=constants_of(options),
+                threads=options.threads,
+                winograd=options.winograd,
+                layouts=options.layouts,
+                options=_methods(options),
+                others=options.also_learn_from,
+                verify=options.verify,
+                observe=observe,
+            )
+    except KeyboardInterrupt:
+        return _stopped(options, rounds)
+    except ModuleNotFoundError as error:
+        raise AltError(
+            f"tune {options.model}: the module {error.name} is missing; "
+            "install it with pip install 'alt-compiler[tune]'"
+        ) from error
+    return _found(options, tuned, time.perf_counter() - start)
+
+
+def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
+    """`alt replay`."""
+    if options.output is not None:
+        require_artifact(options.output)
+
+    def tell(stage: str) -> None:
+        progress(stage, _STAGES.index(stage), len(_STAGES))
+
+    from alt.replay import kernels_of_log
+
+    network = fused(
+        options.model,
+        options.target,
+        shapes=options.shape,
+        constants=constants_of(options),
+        threads=options.threads,
+        tell=tell,
+    )
+    tell("layouts")
+    policy = policy_of(options.layouts)
+    threads = options.threads or min(network.machine.cores, physical_cores())
+    kernels = kernels_of_log(
+        network,
+        options.log,
+        threads,
+        policy=policy,
+        winograd=options.winograd,
+        allow_partial=options.allow_partial,
+    )
+    variant, known, missing = _covered(options, network, threads)
+    module = assemble(
+        network, kernels, options.threads, policy, options.winograd, lambda: tell("build")
+    )
+    total = known + len(missing)
+    lines = [
+        f"{known}/{total} tasks applied from {options.log}: {_USED[variant]}",
+        *(f"missing  {name}" for name in missing),
+        *signature_lines(module),
+    ]
+    data: dict[str, Any] = {
+        "log": str(options.log),
+        "applied": known,
+        "tasks": total,
+        "missing": missing,
+        "variant": variant,
+        "threads": module.threads,
+    }
+    if options.output is not None:
+        module.save(options.output)
+        lines.append(f"saved    {options.output}, for {threads_of(module)}")
+        data["artifact"] = str(options.output)
+    return Answer("\n".join(lines), data)
+
+
+def report_log(options: argparse.Namespace, progress: Progress) -> Answer:
+    """`alt report`."""
+    output = options.output or Path(options.log.with_suffix(".html").name)
+    if output.suffix not in (".html", ".htm"):
+        raise AltError(f"cannot write {output}: the report is a page, its name ends in .html")
+    require_folder(output)
+    log = TuningLog.read(options.log)
+    reports = reports_of(log)
+    if not reports:
+        raise AltError(f"{options.log} holds no measurements; alt tune makes some")
+    try:
+        output.write_text(page(options.log.name, reports), encoding="utf-8")
+    except OSError as error:
+        raise AltError(f"cannot write {output}: {error.strerror}") from error
+    tasks = sum(len(r.tasks) for r in reports)
+    measured = sum(r.trials for r in reports)
+    data = {"page": str(output), "targets": len(reports), "tasks": tasks, "measurements": measured}
+    return Answer(f"{output}: {tasks} tasks, {measured} measurements", data)
+
+
+def _make_state_folder(options: argparse.Namespace) -> None:
+    """Make the folder of the user's own log if it is meant; other folders must be there."""
+    if options.log != options.usual_log:
+        require_folder(options.log)
+        return
+    try:
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AltError(
+            f"cannot make {options.log.parent}: {error.strerror}; name a log with --log"
+        ) from error
+
+
+def _methods(options: argparse.Namespace) -> Options:
+    return Options(
+        batch=options.batch,
+        joint_share=options.joint_share,
+        layouts=options.layout_search,
+        loops=options.loop_search,
+        seed=options.seed,
+    )
+
+
+@contextmanager
+def _interruptible(progress: Progress) -> Generator[None, None, None]:
+    """Say on Ctrl-C what happens now: the best so far is still built, which takes seconds."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        progress.note("alt: ending the search, building the best so far; Ctrl-C again to stop now")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Answer:
+    outcome = tuned.outcome
+    partial = len(outcome.best) < len(tuned.tasks)
+    command = _compile_command(options, partial)
+    before, after = tuned.seconds.get("default"), tuned.seconds.get(tuned.variant)
+    how = "ended by you" if outcome.interrupted else outcome.reason
+    made = f"{outcome.trials} trials of {len(tuned.tasks)} tasks"
+    lines = [f"tuned    {options.model} in {seconds:.0f} s: {made}; {how}"]
+    if before is not None and after is not None:
+        gain = f"{tuned.gain:.2f} times as fast: {_USED[tuned.variant]}"
+        lines.append(f"before   {milliseconds(before)} ms a call")
+        lines.append(f"after    {milliseconds(after)} ms a call, {gain}")
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in outcome.where.items())
+    lines += [f"spent    {spent}"] if spent else []
+    lines += [f"log      {options.log}", f"next     {shlex.join(command)}"]
+    data = {
+        "model": str(options.model),
+        "log": str(options.log),
+        "variant": tuned.variant,
+        "seconds": dict(tuned.seconds),
+        "before_seconds": before,
+        "after_seconds": after,
+        "gain": tuned.gain,
+        "trials": outcome.trials,
+        "interrupted": outcome.interrupted,
+        "reason": outcome.reason,
+        "elapsed_seconds": seconds,
+        "where_seconds": dict(outcome.where),
+        "tasks": [
+            {
+                "key": key,
+                "name": task.name,
+                "occurs": task.weight,
+                "default_seconds": _finite(outcome.default.get(key)),
+                "best_seconds": outcome.best[key].seconds if key in outcome.best else None,
+            }
+            for key, task in tuned.tasks.items()
+        ],
+        "next": command,
+    }
+    return Answer("\n".join(lines), data, interrupted=outcome.interrupted)
+
+
+def _stopped(options: argparse.Namespace, rounds: int) -> Answer:
+    """Interrupted before the network was built and timed."""
+    if not rounds:
+        text = "interrupted before anything was measured"
+        return Answer(text, {"interrupted": True, "next": None}, interrupted=True)
+    command = _compile_command(options, partial=True)
+    lines = [
+        "interrupted before the network was built; what was measured is kept",
+        f"log      {options.log}",
+        f"next     {shlex.join(command)}",
+    ]
+    data = {"interrupted": True, "log": str(options.log), "next": command}
+    return Answer("\n".join(lines), data, interrupted=True)
+
+
+def _compile_command(options: argparse.Namespace, partial: bool) -> list[str]:
+    """What compiles the same network with what was found."""
+    words = ["alt", "compile", str(options.model)]
+    for name, shape in options.shape.items():
+        words += ["--shape", f"{name}={','.join(map(str, shape))}"]
+    for name, value in options.constant.items():
+        text = f"@{value.path}" if isinstance(value, ArrayFile) else json.dumps(value.tolist())
+        words += ["--constant", f"{name}={text}"]
+    if options.target != "llvm":
+        named = isinstance(options.target, Mapping)
+        words += ["--target", json.dumps(options.target) if named else options.target]
+    words += ["--threads", str(options.threads)] if options.threads else []
+    words += [] if options.winograd else ["--no-winograd"]
+    words += ["--layouts", options.layouts] if options.layouts != JOINT.name else []
+    words += ["--log", str(options.log)]
+    words += ["--allow-partial"] if partial else []
+    return [*words, "-o", str(artifact_of(options.model))]
+
+
+def _covered(
+    options: argparse.Namespace, network: Fused, threads: int
+) -> tuple[str, int, list[str]]:
+    """The variant, how many tasks the log knows, and the names of those that it does not."""
+    from alt.replay import fastest_variant, header_of
+
+    policy = policy_of(options.layouts)
+    plan = plan_layouts(network.graph, network.kernels, network.machine, options.winograd, policy)
+    tasks = tasks_of(
+        network.kernels, network.graph.constants, network.machine, plan, policy, options.winograd
+    )
+    log, header = TuningLog.read(options.log), header_of(network.machine, threads)
+    known = [key for key in tasks if log.best(key, header.target_id) is not None]
+    missing = [task.name for key, task in tasks.items() if key not in known]
+    return fastest_variant(log, tasks, header), len(known), missing
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
