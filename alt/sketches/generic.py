@@ -258,13 +258,15 @@ def fill_border(scope: Scope, n: Expr, channel: Expr, lanes: int) -> Stmt | None
         scope: the kernel.
         n: which image.
         channel: the first of the channels.
-        lanes: how many channels; they lie in one block.
+        lanes: how many channels; they lie in one block, if there are blocks.
     """
     layout = scope.output_layout
     border = border_of(layout)
     if not any(lo or hi for lo, hi in border):
         return None
     block = block_of(layout)
+    if block == 1 and lanes > 1:  # each channel is a plane of its own
+        return scope.loop(lanes, lambda k: seq(fill_border(scope, n, channel + k, 1)))
     stored = layout.shape
     extents = stored[2 : 2 + len(border)]
     zero = tirx.const(0, scope.kernel.output.dtype)
