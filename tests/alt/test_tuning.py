@@ -1,0 +1,188 @@
+"""`alt.tune` from end to end on a small network, and replay of what it wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from equivalence import array, assert_same, model, node, run_reference
+
+import alt
+from alt.build import build
+from alt.compiler import fused
+from alt.errors import AltError
+from alt.propagate import plan_layouts
+from alt.replay import kernels_of_log
+from alt.select import VARIANTS
+from tuner.errors import TuningError
+from tuner.log import TuningLog
+from tuner.options import Options
+
+pytestmark = pytest.mark.llvm
+
+TRIALS = 24
+
+FRESH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_tuning import replayed
+print(replayed(sys.argv[2], sys.argv[3]))
+"""
+
+
+def network(channels=24):
+    nodes = [
+        node("Conv", "x w0", "a0", pads=[1, 1, 1, 1]),
+        node("Relu", "a0", "a"),
+        node("Conv", "a w1", "b", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("GlobalAveragePool", "b", "c"),
+        node("Flatten", "c", "d"),
+        node("Gemm", "d w2", "y"),
+    ]
+    weights = {
+        "w0": array(channels, 16, 3, 3),
+        "w1": array(32, channels, 3, 3, seed=1),
+        "w2": array(32, 10, seed=2),
+    }
+    inputs = {"x": array(1, 16, 14, 14)}
+    return model(nodes, inputs, ["y"], weights), inputs
+
+
+def replayed(path, log):
+    """A digest of the program that a model and a log give."""
+    made = fused(onnx.load(path), threads=1)
+    kernels = kernels_of_log(made, log, 1)
+    plan = plan_layouts(made.graph, kernels, made.machine)
+    text = build(made.graph, plan, made.machine).module.script()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The network after a short search: its folder, and what the search said."""
+    folder = tmp_path_factory.mktemp("tuning")
+    proto, _ = network()
+    onnx.save(proto, folder / "model.onnx")
+    rounds = []
+    options = Options(batch=4, seed=3)
+    tuned = alt.tune(
+        folder / "model.onnx",
+        trials=TRIALS,
+        threads=1,
+        log=folder / "log.jsonl",
+        options=options,
+        observe=rounds.append,
+    )
+    return folder, tuned, rounds
+
+
+def test_what_was_found_is_right_and_no_slower_than_what_was_there(searched):
+    folder, tuned, rounds = searched
+    proto, inputs = network()
+    assert tuned.outcome.trials == TRIALS == rounds[-1].trials
+    assert set(tuned.seconds) == set(VARIANTS)
+    assert tuned.seconds[tuned.variant] <= tuned.seconds["default"] and tuned.gain >= 1
+    assert set(tuned.outcome.best) == set(tuned.tasks) and len(tuned.tasks) == 3
+    for key, best in tuned.outcome.best.items():
+        assert best.seconds <= tuned.outcome.default[key]
+    assert_same(tuned.module(**inputs), run_reference(proto, inputs), length=5000)
+    assert tuned.log == folder / "log.jsonl"
+
+
+def test_the_log_knows_every_measurement(searched):
+    folder, tuned, _ = searched
+    log = TuningLog.read(folder / "log.jsonl")
+    searched_for = [r for r in log.records if r.task in tuned.tasks]
+    assert len({(r.task, r.candidate) for r in searched_for}) == TRIALS
+    assert all(r.measurement.ok for r in searched_for)
+    assert {r.task for r in searched_for} == set(tuned.tasks)
+
+
+def test_the_same_log_gives_the_same_program(searched):
+    folder, _, _ = searched
+    paths = str(folder / "model.onnx"), str(folder / "log.jsonl")
+    assert replayed(*paths) == replayed(*paths)
+
+
+@pytest.mark.slow
+def test_the_same_log_gives_the_same_program_in_a_fresh_process(searched):
+    folder, _, _ = searched
+    paths = str(folder / "model.onnx"), str(folder / "log.jsonl")
+    command = [sys.executable, "-c", FRESH, str(Path(__file__).parent), *paths]
+    fresh = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert fresh.stdout.strip() == replayed(*paths)
+
+
+def test_a_compiled_replay_computes_the_right_numbers(searched):
+    folder, _, _ = searched
+    proto, inputs = network()
+    module = alt.compile(folder / "model.onnx", threads=1, log=folder / "log.jsonl", verify=True)
+    assert_same(module(**inputs), run_reference(proto, inputs), length=5000)
+
+
+def test_a_log_for_other_threads_is_refused_with_the_reason(searched):
+    folder, _, _ = searched
+    with pytest.raises(TuningError, match=r"0/3 tasks applied.*threads=1.*threads=2"):
+        alt.compile(folder / "model.onnx", threads=2, log=folder / "log.jsonl")
+
+
+def test_a_log_for_another_processor_is_refused_with_the_reason(searched):
+    folder, _, _ = searched
+    target = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
+    with pytest.raises(TuningError, match=r"measured for .*here.*x86-64-v2"):
+        alt.compile(folder / "model.onnx", target, threads=1, log=folder / "log.jsonl")
+
+
+def test_a_log_of_a_part_is_refused_unless_that_is_enough(searched, tmp_path):
+    folder, tuned, _ = searched
+    key, task = next(iter(tuned.tasks.items()))
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    part = tmp_path / "part.jsonl"
+    part.write_text("\n".join(line for line in lines if key not in line) + "\n")
+    with pytest.raises(TuningError, match="2/3 tasks applied") as refusal:
+        alt.compile(folder / "model.onnx", threads=1, log=part)
+    assert task.name in str(refusal.value)
+    proto, inputs = network()
+    module = alt.compile(folder / "model.onnx", threads=1, log=part, allow_partial=True)
+    assert_same(module(**inputs), run_reference(proto, inputs), length=5000)
+
+
+def test_a_log_of_another_model_is_refused(searched):
+    folder, _, _ = searched
+    with pytest.raises(TuningError, match="tasks applied"):
+        alt.compile(network(channels=40)[0], threads=1, log=folder / "log.jsonl")
+
+
+def test_a_search_goes_on_where_it_ended_and_may_be_interrupted(searched, tmp_path):
+    folder, tuned, _ = searched
+    log = tmp_path / "log.jsonl"
+    log.write_bytes((folder / "log.jsonl").read_bytes())
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    options = Options(batch=4, seed=4)
+    again = alt.tune(
+        folder / "model.onnx", trials=100, threads=1, log=log, options=options, observe=interrupt
+    )
+    assert again.outcome.interrupted and again.outcome.trials == 4
+    records = [r for r in TuningLog.read(log).records if r.task in tuned.tasks]
+    assert len({(r.task, r.candidate) for r in records}) == TRIALS + 4
+    assert again.module is not None
+    assert again.outcome.default == pytest.approx(tuned.outcome.default)
+
+
+def test_a_log_that_is_none_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "log.jsonl").write_text("something else\n")
+    with pytest.raises(TuningError, match="log"):
+        alt.tune(network()[0], trials=4, threads=1, log=tmp_path / "log.jsonl")
+
+
+def test_what_cannot_be_measured_here_is_refused():
+    target = {"kind": "cuda", "arch": "sm_90"}
+    with pytest.raises(AltError):
+        alt.tune(network()[0], target, trials=4)
