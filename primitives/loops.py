@@ -21,6 +21,8 @@ from primitives.loops_legal import (
     check_place,
     check_reads,
     check_start,
+    check_unguarded,
+    check_whole,
 )
 from primitives.loops_nest import Loop, Nest, kind_of, placed_blocks, same
 from primitives.tensorir import Any, PrimFunc
@@ -257,6 +259,7 @@ class Loops(Nest):
         asked = f"{primitive} of block {block} in {scope}"
         placed = self._placed(asked, block)
         regions = placed.block.writes if tensor is None else placed.block.reads
+        check_unguarded(asked, placed)
         names = [str(region.source.name) for region in regions]
         if tensor is not None and names.count(tensor) != 1:
             raise ScheduleError(
@@ -273,8 +276,14 @@ class Loops(Nest):
         others = placed_blocks(self.func)
         check_place(asked, placed, current, others)
         if primitive == "reverse_compute_at":
-            check_reads(asked, placed, others)
-        self._do(asked, lambda s: getattr(s, primitive)(block, loop.handle))
+            check_reads(asked, placed, current, others)
+        before, self._schedule = self._schedule, self._schedule.copy()
+        try:
+            self._do(asked, lambda s: getattr(s, primitive)(block, loop.handle))
+            check_whole(asked, self._placed(asked, block))
+        except ScheduleError:
+            self._schedule = before
+            raise
 
     def _mark(self, verb: str, kind: str, loop: Loop, apply: Callable[[Any], None]) -> None:
         asked = f"{verb} {self._called(loop)}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from primitives.errors import ScheduleError
 from primitives.loops_nest import Placed, extent_of, kind_of, same
-from primitives.tensorir import Any, Buffer, ir, sym
+from primitives.tensorir import Any, Buffer, ir, sym, tirx
 
 THREAD_AXES = tuple(
     f"{level}.{axis}" for level in ("blockIdx", "threadIdx", "vthread") for axis in "xyz"
@@ -123,16 +123,57 @@ def check_place(asked: str, block: Placed, loop: Any, placed: Sequence[Placed]) 
             )
 
 
-def check_reads(asked: str, block: Placed, placed: Sequence[Placed]) -> None:
-    """Refuse to move a block behind others if it reads none of what they make.
+def check_reads(asked: str, block: Placed, loop: Any, placed: Sequence[Placed]) -> None:
+    """Refuse to move a block behind others that make nothing it reads, or have not finished it.
 
-    TVM moves it behind its own readers.
+    TVM moves a producer behind its own readers, and a reader into the reduction of what it reads.
     """
-    made = [b for p in placed if not p.block.same_as(block.block) for b in p.written]
-    if not any(region.source.same_as(b) for region in block.block.reads for b in made):
+    read = [region.source for region in block.block.reads]
+    makers = [
+        p
+        for p in placed
+        if not p.block.same_as(block.block)
+        and any(made.same_as(buffer) for made in p.written for buffer in read)
+    ]
+    if not makers:
         raise ScheduleError(
             f"{asked}: it reads nothing that another block makes; use compute_at, which moves a "
             "block to its readers"
+        )
+    for maker in makers:
+        for other in maker.loops:
+            if maker.below(loop) and maker.reduces(other):
+                raise ScheduleError(
+                    f"{asked}: inside loop {other.loop_var.name} block {maker.name} has not added "
+                    "up what it reads; choose a loop further out"
+                )
+            if same(other, loop):
+                break
+
+
+def check_whole(asked: str, block: Placed) -> None:
+    """Refuse a move after which a block no longer makes all of its elements.
+
+    Behind a producer TVM keeps only what reads the produced elements: a pad loses its border.
+    """
+    analyzer = sym.Analyzer()
+    for loop in block.loops:
+        analyzer.bind(loop.loop_var, ir.Range.from_min_extent(loop.min, loop.extent))
+    for axis, binding in zip(block.block.iter_vars, block.bindings, strict=True):
+        bound, extent = analyzer.const_int_bound(binding), int(axis.dom.extent.value)
+        if int(bound.min_value) > 0 or int(bound.max_value) < extent - 1:
+            raise ScheduleError(
+                f"{asked}: it would run for {axis.var.name} from {bound.min_value} to "
+                f"{bound.max_value} only, of 0 to {extent - 1}; leave it, or use compute_at"
+            )
+
+
+def check_unguarded(asked: str, block: Placed) -> None:
+    """Refuse a copy for a block that is guarded: TVM leaves the guard out of the copy."""
+    if not isinstance(block.guard, tirx.IntImm):
+        raise ScheduleError(
+            f"{asked}: it runs only where {block.guard}; make copies before splits that leave a "
+            "rest"
         )
 
 

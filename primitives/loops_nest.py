@@ -38,6 +38,7 @@ class Placed:
 
     block: Any
     bindings: tuple[Expr, ...]
+    guard: Expr
     loops: tuple[Any, ...]
 
     @property
@@ -85,7 +86,7 @@ def _placed(statement: Any, loops: tuple[Any, ...]) -> Iterator[Placed]:
                 yield from _placed(one, loops)
         case _ if hasattr(statement, "block"):
             block = statement.block
-            yield Placed(block, tuple(statement.iter_values), loops)
+            yield Placed(block, tuple(statement.iter_values), statement.predicate, loops)
             yield from _placed(block.body, loops)
         case _:
             return
