@@ -40,6 +40,7 @@ def _for_command_line(message: str) -> str:
         return f"--shape {match[1]}={match[2].replace(' ', '').rstrip(',')}"
 
     line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
+    line = line.replace("allow a partial replay", "give --allow-partial")
     return re.sub(r"shapes=\{'([^']*)': \(([^)]*)\)\}", option, line)
 
 

@@ -27,7 +27,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     first = -int(-low // step) if low > 0 else 0
     count = int((high + step * 1e-6) // step) - first + 1
     digits = max(0, -floor(log10(step)))
-    return [round((first + k) * step, digits) for k in range(count)]
+    found = [round((first + k) * step, digits) for k in range(count)]
+    return found or ticks(low, high, 2 * about)
 
 
 def steps(

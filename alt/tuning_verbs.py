@@ -119,9 +119,9 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
     module = assemble(
         network, kernels, options.threads, policy, options.winograd, lambda: tell("build")
     )
-    total = known + len(missing)
+    total, used = known + len(missing), _USED[variant]
     lines = [
-        f"{known}/{total} tasks applied from {options.log}: {_USED[variant]}",
+        f"{known}/{total} tasks applied from {options.log}{f': {used}' if known else ''}",
         *(f"missing  {name}" for name in missing),
         *signature_lines(module),
     ]
@@ -130,7 +130,7 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
         "applied": known,
         "tasks": total,
         "missing": missing,
-        "variant": variant,
+        "variant": variant if known else None,
         "threads": module.threads,
     }
     if options.output is not None:

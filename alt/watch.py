@@ -101,7 +101,7 @@ class Progress:
         seen.rounds[each.stage] += 1
         if self._quiet:
             return
-        stage = f"{each.task}  {each.stage} {seen.rounds[each.stage]}"
+        stage = f"{each.stage} {seen.rounds[each.stage]}"
         trials = f"trials {each.trials}"
         trials += f"/{self._budget.trials}" if self._budget.trials else ""
         found = f"{counted(seen.measured)}  best {_was(each.best, each.default)}"
@@ -109,9 +109,10 @@ class Progress:
         if math.isfinite(each.network):  # not until every task has a time
             network = f"  network {_was(each.network, each.network_default)}"
         if self._stream.isatty():
-            self._draw(each, f"{trials}{network}", f"{stage}  {found}")
+            # The name last: it may be long, and what does not fit is cut off.
+            self._draw(each, f"{trials}{network}", f"{stage}  {found}  {each.task}")
         else:
-            self._print(f"[{each.elapsed:4.0f}s] {stage}  {trials}  {found}{network}")
+            self._print(f"[{each.elapsed:4.0f}s] {each.task}  {stage}  {trials}  {found}{network}")
 
     def note(self, message: str) -> None:
         """Say something without disturbing the bar."""
@@ -166,20 +167,24 @@ def counted(measured: Counter[Status]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A time in milliseconds, with three digits or more.
+    """A time in milliseconds, with three digits that say something.
 
     Example:
-        >>> [milliseconds(seconds) for seconds in (0.0004123, 0.0131, 1.25, math.inf)]
-        ['0.412', '13.1', '1250', '-']
+        >>> [milliseconds(seconds) for seconds in (4.123e-6, 0.00131, 0.0131, 1.25, math.inf)]
+        ['0.00412', '1.310', '13.1', '1250', '-']
     """
     if not math.isfinite(seconds):
         return "-"
     value = 1e3 * seconds
+    if value < 1:
+        return f"{value:.3g}"
     return f"{value:.{3 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _was(now: float, before: float) -> str:
     if not math.isfinite(now):
         return "-"
-    gain = f", {before / now:.2f}x" if now and math.isfinite(before) else ""
+    if not math.isfinite(before):
+        return f"{milliseconds(now)} ms"
+    gain = f", {before / now:.2f}x" if now else ""
     return f"{milliseconds(now)} ms (was {milliseconds(before)}{gain})"
