@@ -1,8 +1,8 @@
 """Random recipes: whatever is accepted compiles and keeps the numbers.
 
-They found that TVM moves a producer behind its readers, drops the guard of a copy, reads sums before they are complete, shrinks a pad
-to what its reader needs, and adds terms twice where blocks overlap: all refused since, see
-`primitives.loops_legal`.
+They found that TVM moves a producer behind its readers, drops the guard of a copy, reads sums
+before they are complete, shrinks a pad to what its reader needs, and adds terms twice where blocks
+overlap: all refused since, see `primitives.loops_legal`.
 """
 
 from __future__ import annotations
