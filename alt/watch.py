@@ -81,12 +81,13 @@ class Progress:
         if self._quiet:
             return
         if self._stream.isatty():
+            if len(self._bars) > 1:
+                self.close()
             (bar,) = self._drawn("{desc:<10} |{bar:30}| {elapsed}")
             bar.total, bar.n = total, done
             bar.set_description_str(stage)
         elif stage != self._stage:
-            seconds = time.monotonic() - self._start
-            self._print(f"[{seconds:4.0f}s] {stage}")
+            self._print_timed(stage)
         self._stage = stage
 
     def tuning(self, budget: Budget) -> None:
@@ -112,7 +113,9 @@ class Progress:
             # The name last: it may be long, and what does not fit is cut off.
             self._draw(each, f"{trials}{network}", f"{stage}  {found}  {each.task}")
         else:
-            self._print(f"[{each.elapsed:4.0f}s] {each.task}  {stage}  {trials}  {found}{network}")
+            self._print_timed(f"{each.task}  {stage}  {trials}  {found}{network}")
+        if self._budget.spent(each.trials, each.elapsed) == 1.0:
+            self("measure the best again, build and time the network", 0, 1)
 
     def note(self, message: str) -> None:
         """Say something without disturbing the bar."""
@@ -125,6 +128,9 @@ class Progress:
         """Take the bars away."""
         while self._bars:
             self._bars.pop().close()
+
+    def _print_timed(self, text: str) -> None:
+        self._print(f"[{time.monotonic() - self._start:4.0f}s] {text}")
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from math import inf
 
 import pytest
@@ -49,8 +50,9 @@ def test_a_round_is_a_line_with_what_the_task_has_had_so_far():
         budget=Budget(trials=1000),
     ).splitlines()
     assert lines[0].endswith("] prepare")
-    assert lines[1] == (
-        "[  51s] conv2d_3  joint 1  trials 16/1000  ok 13 wrong 1 failed 2  "
+    assert re.fullmatch(r"\[   \ds\] ", lines[1][:8])
+    assert lines[1][8:] == (
+        "conv2d_3  joint 1  trials 16/1000  ok 13 wrong 1 failed 2  "
         "best 0.412 ms (was 0.455, 1.10x)  network 4.000 ms (was 5.000, 1.25x)"
     )
     assert "dense_1  joint 1  trials 32/1000  ok 16 wrong 0 failed 0" in lines[2]
@@ -74,6 +76,14 @@ def test_a_terminal_gets_bars_that_go_away():
     assert "01:00, 03:00 left  trials 250/1000" in text
     assert "joint 1  ok 16" in text
     assert text.rstrip("\x1b[A").endswith("\r")  # whatever is printed next begins a line
+
+
+def test_that_the_budget_is_spent_is_said_at_once():
+    lines = followed(round_of(trials=20), budget=Budget(trials=20)).splitlines()
+    assert lines[-1].endswith("build and time the network")
+    text = followed(round_of(trials=20), budget=Budget(trials=20), stream=Terminal())
+    assert "build and time the network" in text
+    assert len(followed(round_of(trials=20), budget=Budget(trials=21)).splitlines()) == 2
 
 
 def test_quiet_says_nothing_and_still_takes_notes():
