@@ -139,6 +139,8 @@ def tune(
             model=Boosted(seed=chosen.seed),
             others=[TuningLog.read(Path(p)) for p in others],
         )
+        if not outcome.interrupted:
+            _check_best(tasks, runner, records, header, chosen.seed + 1)
         measured = measured_in(records, tasks, header)
         choices = choices_of(network.graph, network.kernels, tasks, measured)
         if not outcome.interrupted:
@@ -172,6 +174,19 @@ def _with_budget(options: Options, minutes: float | None, trials: int | None) ->
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _check_best(
+    tasks: Mapping[str, KernelTask], runner: Runner, log: TuningLog, header: Header, seed: int
+) -> None:
+    """Compare the fastest candidate of each task on fresh inputs; if wrong, the next fastest."""
+    for key, task in tasks.items():
+        while (best := log.best(key, header.target_id)) is not None:
+            measurement = runner.check(task, best.candidate, seed)
+            log.append(header.record(key, best.candidate, measurement, _now(), task.name))
+            if measurement.status is not Status.wrong:
+                break
+            _LOGGER.warning("%s: %s; the next fastest is taken", task.name, measurement.message)
 
 
 def _time_conversions(choices: Choices, runner: Runner, log: TuningLog, header: Header) -> None:
