@@ -56,7 +56,7 @@ class Batch(Generic[Hand]):
         return len(self.results) == self.count
 
     def to_build(self) -> int | None:
-        """The next candidate to build; it is either built or failed then, or put back."""
+        """The next candidate to build; `built` or `finish` follows."""
         return self._todo.popleft() if self._todo else None
 
     def to_run(self, hand: Hand, busy: bool) -> int | None:
@@ -83,7 +83,8 @@ class Batch(Generic[Hand]):
 
     def built(self, hand: Hand, number: int) -> None:
         """A worker holds a candidate."""
-        self._held[number] = hand
+        if number not in self.results:
+            self._held[number] = hand
 
     def ran(self, number: int, measurement: Measurement) -> None:
         """A candidate was timed, or failed."""
@@ -100,9 +101,12 @@ class Batch(Generic[Hand]):
         self.results[number] = measurement
         self._held.pop(number, None)
 
-    def put_back(self, number: int) -> None:
-        """A candidate was not built, by no fault of its own."""
-        self._todo.appendleft(number)
+    def give_up(self, reason: Measurement) -> None:
+        """Nothing more is to be done for any candidate that has no result."""
+        self._todo.clear()
+        for number in range(self.count):
+            if number not in self.results:
+                self.finish(number, reason)
 
     def lose(self, hand: Hand) -> None:
         """A worker died: what it held is to be built again."""

@@ -100,6 +100,8 @@ def build(
     symbols = {name: ir.GlobalVar(name) for name in functions}
     sizes = weights.size, arena
     entries = _entries(graph, plan, steps, symbols, places, constants, sizes, machine)
+    if alone:  # nobody asks which of its kernels takes how long, and it takes time to compile
+        entries = {name: entry for name, entry in entries.items() if name.name_hint == "main"}
     module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
     # This pass puts every named subexpression back where it is used, which grows expressions that
     # share much (softplus, mish) out of all proportion.

@@ -65,6 +65,21 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a candidate may take.
+
+    Attributes:
+        build_seconds: for building it.
+        run_seconds: for running and timing it.
+        memory_bytes: for either; by default an equal share of half of the memory for each worker.
+    """
+
+    build_seconds: float = 10.0
+    run_seconds: float = 10.0
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Named:
     """A candidate of a task, by the key of the task and its answers."""
 

@@ -106,10 +106,24 @@ class Pool:
             raise answer
         self.keys = frozenset(answer)
 
-    def fill(self) -> None:
-        """Fork until there are as many workers as there should be."""
+    @property
+    def processes(self) -> list[int]:
+        """The zygote, then the workers."""
+        return [self._zygote.pid, *(hand.process for hand in self.hands)]
+
+    def fill(self) -> list[Hand]:
+        """Fork until there are as many workers as there should be.
+
+        Returns:
+            Workers that were found to have died while they had nothing to do.
+        """
+        # They say nothing unasked: what can be read is their end.
+        dead = [hand for hand in self.hands if not hand.busy and hand.connection.poll()]
+        for hand in dead:
+            self._bury(hand)
         while len(self.hands) < self.size:
             self.hands.append(self._fork())
+        return dead
 
     def _fork(self) -> Hand:
         ours, theirs = socket.socketpair()

@@ -6,9 +6,7 @@ A candidate that crashes, hangs, takes all memory or computes something else cos
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -20,47 +18,19 @@ import tvm
 
 from alt.batch import Batch
 from alt.compiler import Model
+from alt.course import REFERENCE_SECONDS, WORK, Course
 from alt.errors import AltError
 from alt.memory import RecentArrays
-from alt.messages import (
-    Build,
-    Built,
-    Check,
-    Convert,
-    Job,
-    Named,
-    Refer,
-    Reply,
-    Request,
-    Run,
-    Timing,
-)
+from alt.messages import Check, Convert, Job, Limits, Named, Request, Timing
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.pool import Hand, Pool
 from alt.storage import channels_blocked
 from alt.target import physical_cores, resolve
 from primitives import Layout
-from tuner.task import Candidate, Measurement, Status, Task
+from tuner.task import Candidate, Measurement, Task
 
 REFERENCE_BYTES = 256 << 20
 """References are kept up to this size, so that each is computed once and not in every worker."""
-
-REFERENCE_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a candidate may take.
-
-    Attributes:
-        build_seconds: for building it.
-        run_seconds: for running and timing it.
-        memory_bytes: for either; by default an equal share of half of the memory for each worker.
-    """
-
-    build_seconds: float = 10.0
-    run_seconds: float = 10.0
-    memory_bytes: int | None = None
 
 
 class Runner:
@@ -109,7 +79,7 @@ class Runner:
         self.timing = timing or Timing()
         self.limits = limits or Limits()
         self.overlap = overlap
-        self.spent = {"build": 0.0, "run": 0.0, "refer": 0.0}
+        self.spent = dict.fromkeys(WORK, 0.0)
         """Seconds of workers by what they did."""
         job = Job(
             _portable(model),
@@ -154,14 +124,22 @@ class Runner:
         pool = self._open(task.key)
         batch: Batch[Hand] = Batch(len(candidates), rounds, self.overlap)
         best = min(best, self._best.get(task.key, inf))
-        course = _Course(self, pool, batch, task.key, candidates, best)
+        reference = self._references.find(task.key)
+        course = Course(
+            pool, batch, task.key, candidates, self.timing, self.limits, best, reference
+        )
         try:
             course.run()
         except BaseException:
             # Ctrl-C, for one: what workers are doing is of no use any more.
             pool.drop(pool.hands)
             raise
+        finally:
+            for what, seconds in course.spent.items():
+                self.spent[what] += seconds
         self._best[task.key] = course.best
+        if course.reference is not None:
+            self._references.keep(task.key, course.reference)
         return [batch.results[n] for n in range(len(candidates))]
 
     def check(self, task: Task, candidate: Candidate, seed: int) -> Measurement:
@@ -206,8 +184,8 @@ class Runner:
 
     @property
     def processes(self) -> list[int]:
-        """The workers that are alive."""
-        return [hand.process for hand in self._pool.hands] if self._pool else []
+        """The zygote, then the workers that are alive."""
+        return self._pool.processes if self._pool else []
 
     def close(self) -> None:
         """End all processes. What is asked afterwards is refused."""
@@ -248,95 +226,6 @@ class Runner:
             raise
         assert isinstance(reply, Measurement), reply
         return reply
-
-
-@dataclass
-class _Course:
-    """One call of `measure`."""
-
-    runner: Runner
-    pool: Pool
-    batch: Batch[Hand]
-    key: str
-    candidates: Sequence[Candidate]
-    best: float
-    reference: np.ndarray | None = None
-    doing: dict[Hand, tuple[Request, float]] = field(default_factory=dict)
-    build_seconds: dict[int, float] = field(default_factory=dict)
-
-    def run(self) -> None:
-        self.reference = self.runner._references.find(self.key)
-        while not self.batch.done:
-            self.pool.fill()
-            for hand in self.pool.hands:
-                if not hand.busy:
-                    self.give(hand)
-            for hand, reply, alive in self.pool.wait():
-                request, start = self.doing.pop(hand)
-                kind = type(request).__name__.lower()
-                self.runner.spent[kind] += time.monotonic() - start
-                if not alive:
-                    self.batch.lose(hand)
-                self.take(hand, request, reply)
-
-    def give(self, hand: Hand) -> None:
-        """Find something to do for a worker."""
-        limits = self.runner.limits
-        busy = bool(self.doing)
-        if self.reference is None and not any(isinstance(r, Refer) for r, _ in self.doing.values()):
-            self.ask(hand, Refer(self.key), REFERENCE_SECONDS)
-        elif (number := self.batch.to_build()) is not None:
-            named = Named.of(self.key, self.candidates[number])
-            self.ask(hand, Build(number, named), limits.build_seconds)
-        elif self.reference is not None and (number := self.batch.to_run(hand, busy)) is not None:
-            before = self.batch.rounds_of(number)
-            request = Run(
-                number,
-                self.runner.timing,
-                None if hand.knows == self.key else self.reference,
-                self.best,
-                last=before + 1 >= self.batch.rounds,
-                checked=before > 0,
-            )
-            hand.knows = self.key
-            self.ask(hand, request, limits.run_seconds)
-
-    def ask(self, hand: Hand, request: Request, seconds: float) -> None:
-        self.doing[hand] = request, time.monotonic()
-        self.pool.send(hand, request, seconds)
-
-    def take(self, hand: Hand, request: Request, reply: Reply) -> None:
-        """Note what a worker answered, or what became of it."""
-        match request, reply:
-            case Refer(), np.ndarray():
-                self.reference = reply
-                hand.knows = self.key
-                self.runner._references.keep(self.key, reply)
-            case Refer(), Measurement():
-                # Nothing can be believed of this task.
-                message = f"there is no reference: {reply.message}"
-                for number in range(self.batch.count):
-                    self.batch.finish(number, replace(reply, message=message))
-            case Build(number), Built(seconds):
-                self.batch.built(hand, number)
-                self.build_seconds[number] = seconds
-            case Build(number), Measurement():
-                self.batch.finish(number, _saying("building", reply, self.runner.limits))
-            case Run(number), Measurement():
-                self.best = min(self.best, reply.best)
-                seconds = self.build_seconds[number]
-                reply = _saying("running", reply, self.runner.limits)
-                self.batch.ran(number, replace(reply, build_seconds=seconds))
-
-
-def _saying(doing: str, failure: Measurement, limits: Limits) -> Measurement:
-    """The measurement; a failure with what was being done."""
-    if failure.ok or failure.status is Status.wrong:
-        return failure
-    if failure.status is Status.timeout:
-        most = limits.build_seconds if doing == "building" else limits.run_seconds
-        return replace(failure, message=f"{doing} it took more than {most:g} s")
-    return replace(failure, message=f"{doing} it: {failure.message}")
 
 
 def _portable(model: Model) -> str | bytes:

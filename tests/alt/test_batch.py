@@ -1,0 +1,83 @@
+"""Who does what next: nothing is lost, and nothing else happens while something is timed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alt.batch import Batch
+from tuner.task import Measurement, Status
+
+FAILED = Measurement(Status.crash, message="crashed")
+
+
+@given(
+    count=st.integers(0, 8),
+    hands=st.integers(1, 3),
+    rounds=st.integers(1, 3),
+    overlap=st.booleans(),
+    data=st.data(),
+)
+def test_every_candidate_gets_a_result_whatever_dies(count, hands, rounds, overlap, data):
+    batch = Batch(count, rounds, overlap)
+    doing, holds, runs, deaths = {}, {}, Counter(), 0
+    for _ in range(1000):
+        for hand in range(hands):
+            if hand in doing:
+                continue
+            if (number := batch.to_build()) is not None:
+                doing[hand] = ("build", number)
+            elif (number := batch.to_run(hand, bool(doing))) is not None:
+                assert holds[number] == hand
+                assert overlap or not doing
+                doing[hand] = ("run", number)
+        if not doing:
+            break
+        hand = data.draw(st.sampled_from(sorted(doing)))
+        what, number = doing.pop(hand)
+        end = data.draw(st.sampled_from(["well", "badly", "dead"] if deaths < 5 else ["well"]))
+        if end == "dead":
+            deaths += 1
+            holds = {n: h for n, h in holds.items() if h != hand}
+            batch.lose(hand)
+        if what == "build" and end == "well":
+            holds[number] = hand
+            batch.built(hand, number)
+        elif what == "build":
+            batch.finish(number, FAILED)
+        else:
+            runs[number] += 1
+            batch.ran(number, Measurement(Status.ok, (float(number),)) if end == "well" else FAILED)
+    assert batch.done
+    assert sorted(batch.results) == list(range(count))
+    for number, result in batch.results.items():
+        if result.ok:
+            assert result.seconds == (float(number),) * rounds
+            assert runs[number] == rounds
+
+
+def test_rounds_take_turns():
+    batch = Batch(3, rounds=2)
+    for number in range(3):
+        batch.built("AB"[number % 2], batch.to_build())
+    order = []
+    while not batch.done:
+        asked = {hand: batch.to_run(hand, busy=False) for hand in "AB"}
+        (number,) = (n for n in asked.values() if n is not None)
+        order.append(number)
+        batch.ran(number, Measurement(Status.ok, (1.0,)))
+    assert order == [0, 1, 2, 0, 1, 2]
+
+
+def test_giving_up_leaves_no_candidate_without_a_result():
+    batch = Batch(3)
+    batch.to_build()
+    batch.to_build()
+    batch.built("A", 1)
+    batch.give_up(FAILED)
+    assert batch.done
+    assert batch.to_build() is None
+    batch.built("B", 0)
+    assert batch.to_run("B", busy=False) is None
