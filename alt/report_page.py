@@ -32,6 +32,7 @@ table { border-collapse: collapse; font-size: 14px; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { color: var(--quiet); font-weight: 500; white-space: nowrap; }
+.pairs td:first-child { white-space: nowrap; width: 1%; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 code { font: 12.5px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
 details { border-bottom: 1px solid var(--line); padding: .4rem 0; } summary { cursor: pointer; }
@@ -44,6 +45,11 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--quiet); }
 .default { stroke: var(--quiet); stroke-dasharray: 5 4; }
 .series { fill: none; stroke: var(--series); stroke-width: 2; } circle { fill: var(--series); }
 """
+
+_WHOLE = (
+    "The sum of the best times known so far, each task once. It rises where the fastest were "
+    "measured again and turned out slower."
+)
 
 LAYOUTS_SHOWN = 12
 """So many layouts of a task are listed, the fastest ones."""
@@ -71,7 +77,7 @@ def _section(report: Report) -> str:
             _target(report),
             _tiles(report),
             "<h2>The whole</h2>",
-            '<p class="quiet">The sum of the best times known so far, each task once.</p>',
+            f'<p class="quiet">{_WHOLE}</p>',
             _charts(report.whole, report),
             "<h2>Tasks</h2>",
             _tasks(report),
@@ -257,7 +263,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table>{top}{body}</table></div>'
+    plain = "" if top else ' class="pairs"'
+    return f'<div class="wide"><table{plain}>{top}{body}</table></div>'
 
 
 def _text(value: object) -> str:

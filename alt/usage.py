@@ -272,7 +272,13 @@ def _tune(parser: argparse.ArgumentParser, usual: Path) -> None:
             help=f"who proposes {name}; default: %(default)s",
         )
     share = "part of the rounds that goes to layouts; default: %(default)s"
-    add("--joint-share", type=arguments.share, default=Options.joint_share, help=share)
+    add(
+        "--joint-share",
+        type=arguments.share,
+        default=Options.joint_share,
+        metavar="PART",
+        help=share,
+    )
     batch = "candidates that are measured together; default: %(default)s"
     add("--batch", type=arguments.positive, default=Options.batch, metavar="N", help=batch)
     add("--seed", type=int, default=Options.seed, help="of the search; default: %(default)s")

@@ -132,3 +132,12 @@ def test_what_is_not_installed_is_said(tmp_path, capsys, monkeypatch):
     assert "xgboost is missing; install it with pip install 'alt-compiler[tune]'" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("verb", ["tune", "replay", "report"])
+def test_help_has_examples_and_the_first_page_names_the_verb(verb, capsys):
+    for arguments, mentioned in (([verb, "--help"], "examples:"), (["--help"], f"alt {verb} ")):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 0
+        assert mentioned in capsys.readouterr().out
