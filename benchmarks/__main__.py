@@ -1,6 +1,7 @@
 """`python -m benchmarks networks`: whole networks, ours beside ONNX Runtime and OpenVINO.
 
 `python -m benchmarks layouts`: what a layout alone is worth, operator by operator.
+`python -m benchmarks search`: what searching layouts with loops is worth, at equal budgets.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "Exits with 1 when a contender fails or its outputs are wrong.",
     )
     commands.add_parser("layouts", help="what a layout alone is worth, operator by operator")
+    commands.add_parser("search", help="what searching is worth, at equal budgets")
     every = [*NETWORKS, *light_names()]
     add = networks.add_argument
     add(
@@ -125,6 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.layouts import main as layouts  # imports TVM
 
         return layouts(given[1:])
+    if given and given[0] == "search":
+        from benchmarks.search_command import main as search  # imports TVM
+
+        return search(given[1:])
     parser = _parser()
     arguments = parser.parse_args(given)
     contenders = [*(["ours"] if arguments.ours else []), *arguments.baselines]

@@ -1,0 +1,298 @@
+"""TVM's own tuner on the operators of a network, for `python -m benchmarks search`.
+
+An operator is a convolution or a product with constant weights, with a bias and a ReLU behind it.
+MetaSchedule gets what Relax makes of it, may lay the weights out anew (which is not timed, as it
+is done once), uses as many threads as we do, and measures as we do: three samples of at least 10
+milliseconds, warm caches.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from onnx import TensorProto, helper, numpy_helper
+from tvm import ir, relax, s_tir
+
+from alt.errors import AltError
+from alt.tasks import KernelTask
+from alt.threads import use_threads
+from benchmarks.machine import physical_cores
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A convolution or a matrix product with constant weights, then a bias and a ReLU.
+
+    Attributes:
+        x: shape of the input: N C spatial..., or anything times K.
+        w: shape of the weights: O C/groups kernel..., or K x N.
+        pads: before and after each spatial axis; empty for products, like the next two.
+        count: how often it occurs in the network.
+    """
+
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    pads: tuple[tuple[int, int], ...] = ()
+    dilations: tuple[int, ...] = ()
+    groups: int = 1
+    count: int = 1
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a matrix product."""
+        return not self.strides
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        x, w = ("x".join(map(str, shape)) for shape in (self.x, self.w))
+        if self.is_product:
+            return f"matmul {x} {w}"
+        extra = f" /{self.strides[-1]}" if max(self.strides) > 1 else ""
+        return f"conv {x} {w}{extra}" + (f" g{self.groups}" if self.groups > 1 else "")
+
+    def arrays(self, seed: int) -> tuple[Array, Array, Array]:
+        """Seeded input, weights and bias."""
+        rng = np.random.default_rng(seed)
+        channels = self.w[-1] if self.is_product else self.w[0]
+        bias = (channels,) if self.is_product else (channels, *[1] * (len(self.w) - 2))
+        x, w, b = (rng.standard_normal(s, dtype=np.float32) for s in (self.x, self.w, bias))
+        depth = self.w[0] if self.is_product else prod(self.w[1:])
+        return x, w / np.float32(np.sqrt(depth)), b
+
+    def model(self, seed: int) -> onnx.ModelProto:
+        """The same as ONNX, weights included."""
+        _, w, b = self.arrays(seed)
+        if self.is_product:
+            first = helper.make_node("MatMul", ["x", "w"], ["y0"])
+        else:
+            pads = [lo for lo, _ in self.pads] + [hi for _, hi in self.pads]
+            first = helper.make_node(
+                "Conv", ["x", "w"], ["y0"], strides=self.strides, pads=pads,
+                dilations=self.dilations, group=self.groups,
+            )  # fmt: skip
+        nodes = [
+            first,
+            helper.make_node("Add", ["y0", "b"], ["y1"]),
+            helper.make_node("Relu", ["y1"], ["y"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "operator",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.x)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")],
+        )
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        return onnx.shape_inference.infer_shapes(made)
+
+    def function(self) -> Any:
+        """What Relax makes of it: a TensorIR function of x, w, b and y; w may be laid out anew."""
+        x, w, b = (
+            relax.Var(name, relax.TensorType(a.shape, "float32"))
+            for name, a in zip("xwb", self.arrays(0), strict=True)
+        )
+        build = relax.BlockBuilder()
+        with build.function("main", [x, w, b]):
+            with build.dataflow():
+                total = build.emit(relax.op.add(build.emit(self._anchor(x, w)), b))
+                result = build.emit_output(relax.op.nn.relu(total))
+            build.emit_func_output(result)
+        fuse = tvm.transform.Sequential(
+            [
+                relax.transform.LegalizeOps(),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+            ]
+        )
+        functions = [f for _, f in fuse(build.get()).functions_items() if not _is_relax(f)]
+        if len(functions) != 1:
+            raise AltError(f"{self.name}: Relax makes {len(functions)} functions of it, not one")
+        return functions[0].with_attrs({"global_symbol": "main", "layout_free_buffers": [1]})
+
+    def _anchor(self, x: Any, w: Any) -> Any:
+        if self.is_product:
+            return relax.op.matmul(x, w)
+        rank = len(self.strides)
+        kinds = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
+        return kinds[rank](
+            x,
+            w,
+            strides=self.strides,
+            padding=[lo for lo, _ in self.pads] + [hi for _, hi in self.pads],
+            dilation=self.dilations,
+            groups=self.groups,
+        )
+
+
+def _is_relax(function: Any) -> bool:
+    return isinstance(function, relax.Function)
+
+
+def operators_of(tasks: Iterable[KernelTask]) -> list[Operator]:
+    """The convolutions and products of a network's tasks, each shape once."""
+    found: dict[Operator, int] = {}
+    for task in tasks:
+        anchor = task.kernel.anchor
+        assert anchor is not None
+        if len(anchor.inputs) < 2 or anchor.inputs[1] not in task.constants:
+            continue
+        x, w = (tuple(v.shape) for v in anchor.inputs[:2])
+        a = anchor.attrs
+        if anchor.op == "conv":
+            pads = tuple((lo, hi) for lo, hi in a["pads"])
+            operator = Operator(
+                x, w, tuple(a["strides"]), pads, tuple(a["dilation"]), a["groups"]
+            )  # fmt: skip
+        elif anchor.op == "matmul" and len(x) > 1 and len(w) == 2:
+            operator = Operator(x, w)
+        else:
+            continue
+        found[operator] = found.get(operator, 0) + task.weight
+    return [
+        Operator(o.x, o.w, o.strides, o.pads, o.dilations, o.groups, count)
+        for o, count in found.items()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """What MetaSchedule found, ready to run.
+
+    Attributes:
+        seconds: that the search took.
+        trials: candidates that it measured.
+        executable: the fastest one, for weights that are laid out as it wants them.
+        arguments: its operands.
+        error: of its result, relative to the largest magnitude of what is expected.
+        threads: that it runs on.
+    """
+
+    name: str
+    seconds: float
+    trials: int
+    executable: Any
+    arguments: tuple[Any, ...]
+    error: float
+    threads: int
+
+    @cached_property
+    def _once(self) -> float:
+        return min(self._evaluate(1, 3))
+
+    def sample(self, seconds: float) -> float:
+        """Seconds of a run, the mean of as many as fill the time given."""
+        return self._evaluate(max(1, ceil(seconds / self._once)), 1)[0]
+
+    def _evaluate(self, number: int, repeat: int) -> list[float]:
+        use_threads(self.threads, physical_cores())
+        clock = self.executable.mod.time_evaluator("main", tvm.cpu(), number=number, repeat=repeat)
+        return [float(s) for s in clock(*self.arguments).results]
+
+
+def search_by_metaschedule(
+    operator: Operator, target: Any, folder: Path, *, trials: int, threads: int, seed: int
+) -> Scheduled:
+    """Tune one operator with TVM's MetaSchedule, and check what comes out.
+
+    Args:
+        operator: what to tune.
+        target: TVM's target for this machine.
+        folder: an empty one, for its database.
+        trials: how many candidates to measure.
+        threads: threads that candidates run on.
+        seed: of its random decisions, and of the operands.
+
+    Raises:
+        AltError: if it finds no schedule.
+    """
+    _load_intrinsics()
+    from tvm.s_tir import meta_schedule
+
+    # Its workers inherit it.
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)
+    cores = {"num-cores": threads}
+    target = tvm.target.Target({**target.export(), **cores})
+    module = ir.IRModule({"main": operator.function()})
+    builder: Any = meta_schedule.builder.LocalBuilder(max_workers=physical_cores())
+    config = meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
+    runner: Any = meta_schedule.runner.LocalRunner(evaluator_config=config)
+    start = time.monotonic()
+    database = meta_schedule.tune_tir(
+        module,
+        target,
+        str(folder),
+        max_trials_global=trials,
+        num_trials_per_iter=min(trials, 64),
+        builder=builder,
+        runner=runner,
+        seed=seed,
+    )
+    spent = time.monotonic() - start
+    found = meta_schedule.tir_integration.compile_tir(database, module, target)
+    if found is None:
+        raise AltError(f"{operator.name}: MetaSchedule found no schedule in {trials} trials")
+    x, w, b = operator.arrays(seed)
+    y = np.full(_result_shape(module), np.nan, np.float32)
+    whole = tvm.compile(found.mod, target)
+    operands = [tvm.runtime.tensor(a) for a in (x, w, b, y)]
+    use_threads(threads, physical_cores())
+    whole["main"](*operands)
+    error = _error(operands[-1].numpy(), module, (x, w, b, y))
+    # As its builder does: the weights are taken for laid out already.
+    alone = s_tir.transform.RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(found.mod)
+    return Scheduled(
+        operator.name,
+        spent,
+        len(database.get_all_tuning_records()),
+        tvm.compile(alone, target),
+        tuple(operands),
+        error,
+        threads,
+    )
+
+
+def _load_intrinsics() -> None:
+    """Import what MetaSchedule imports later, in a second instead of a minute.
+
+    Its parser asks for the whole stack with the source around every frame, hundreds of times, and
+    that takes the longer the more modules are loaded. It uses the frames only.
+    """
+    whole = inspect.stack
+    inspect.stack = lambda context=1: whole(0)
+    try:
+        importlib.import_module("tvm.s_tir.tensor_intrin")
+    finally:
+        inspect.stack = whole
+
+
+def _result_shape(module: Any) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in module["main"].params[-1].ty.shape)
+
+
+def _error(result: Array, module: Any, operands: tuple[Array, ...]) -> float:
+    """Against the same function, not scheduled."""
+    plain = tvm.compile(module, tvm.target.Target("llvm"))
+    tensors = [tvm.runtime.tensor(a) for a in operands]
+    plain["main"](*tensors)
+    wanted = tensors[-1].numpy()
+    worst = float(np.max(np.abs(result - wanted))) / float(np.max(np.abs(wanted)))
+    return worst if np.isfinite(worst) else float("inf")

@@ -1,0 +1,261 @@
+"""`python -m benchmarks search`: what searching layouts with loops is worth, at equal budgets.
+
+Every variant of the search tunes the same network from nothing with the same budget; then the
+networks they found are timed in turns. With `--against metaschedule` single operators are tuned
+instead, by us and by TVM's own tuner.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import alt
+from alt.errors import AltError
+from alt.module import Module
+from alt.target import resolve
+from alt.verify import verify
+from benchmarks.metaschedule import Operator, Scheduled, search_by_metaschedule
+from benchmarks.protocol import TOLERANCE, Plan, Timing, interleave, median_ratio
+from tuner.errors import TuningError
+from tuner.options import Options
+
+Progress = Callable[[str], None]
+
+THEM = "MetaSchedule"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to search.
+
+    Attributes:
+        name: for tables.
+        policy: which layouts there are, see `alt.policies`.
+        options: who proposes, and the shares of the stages.
+    """
+
+    name: str
+    policy: str = "joint"
+    options: Options = field(default_factory=Options)
+
+
+WAYS = {
+    way.name: way
+    for way in (
+        Way("joint"),
+        Way("OL NCHW", "NCHW", Options(joint_share=0.0)),
+        Way("OL NHWC", "NHWC", Options(joint_share=0.0)),
+        Way("OL NCHWc", "NCHWc", Options(joint_share=0.0)),
+        Way("WP", "none"),
+        Way("forward-only", "forward-only"),
+        Way("backward-only", "backward-only"),
+        Way("layouts by evolution", options=Options(layouts="evolution")),
+        Way("layouts by ppo", options=Options(layouts="ppo")),
+        Way("layouts at random", options=Options(layouts="random")),
+        Way("loops at random", options=Options(loops="random")),
+    )
+}
+"""The search itself first; OL and WP are the paper's variants: loops only, without propagation."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each search may take; whichever ends first ends it."""
+
+    trials: int | None
+    minutes: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search found for one model.
+
+    Attributes:
+        variant: of the network, see `alt.tuning.Tuned`.
+        trials: candidates measured.
+        seconds: of the search, with building and timing the network in the end.
+        error: of the network's outputs against ONNX Runtime.
+        timing: a sample a round; None if it did not come to that.
+        problem: why not.
+    """
+
+    way: str
+    variant: str = ""
+    trials: int = 0
+    seconds: float = 0.0
+    error: float = math.inf
+    timing: Timing | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A tuned network that can be timed."""
+
+    name: str
+    module: Module
+
+    def sample(self, seconds: float) -> float:
+        """Seconds of a call."""
+        return self.module.benchmark(repeats=1, min_seconds=seconds).median_seconds
+
+
+def searched(
+    model: onnx.ModelProto, way: Way, budget: Budget, threads: int, seed: int
+) -> tuple[Found, Network | None]:
+    """Tune a model one way, from nothing; a failure is a result too."""
+    start = time.monotonic()
+    try:
+        tuned = alt.tune(
+            model,
+            trials=budget.trials,
+            minutes=budget.minutes,
+            threads=threads,
+            layouts=way.policy,
+            options=replace(way.options, seed=seed),
+            verify=False,
+        )
+    except (AltError, TuningError) as error:
+        return Found(way.name, problem=str(error)), None
+    if tuned.module is None or tuned.outcome.interrupted:
+        raise KeyboardInterrupt
+    verdict = verify(model, tuned.module)
+    found = Found(
+        way.name,
+        tuned.variant,
+        tuned.outcome.trials,
+        time.monotonic() - start,
+        max((d.error for d in verdict.differences), default=0.0),
+        problem="" if verdict.ok else f"wrong: {verdict}",
+    )
+    return found, Network(way.name, tuned.module)
+
+
+def compare_ways(
+    model: onnx.ModelProto,
+    ways: Sequence[Way],
+    budget: Budget,
+    plan: Plan,
+    *,
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> list[Found]:
+    """Search in every way, then time what was found in turns."""
+    results: list[Found] = []
+    networks: list[Network] = []
+    for way in ways:
+        progress(f"{way.name}")
+        found, network = searched(model, way, budget, threads, seed)
+        results.append(found)
+        if network is not None and not found.problem:
+            networks.append(network)
+    timings, _ = interleave(networks, plan, np.random.default_rng(seed))
+    return [replace(found, timing=timings.get(found.way)) for found in results]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One operator, tuned by MetaSchedule and by us.
+
+    Attributes:
+        metaschedule: what it found; its trials and seconds are the budgets.
+        trials: what we found with as many trials.
+        seconds: what we found in as many seconds.
+    """
+
+    operator: Operator
+    metaschedule: Found
+    trials: Found
+    seconds: Found
+
+    def gain(self, ours: Found) -> float | None:
+        """How much faster ours is: the median of ratios in a round."""
+        if self.metaschedule.timing is None or ours.timing is None:
+            return None
+        return median_ratio(self.metaschedule.timing.samples, ours.timing.samples)
+
+
+def duel(
+    operator: Operator, trials: int, plan: Plan, *, threads: int, seed: int, progress: Progress
+) -> Duel:
+    """Tune an operator with MetaSchedule, then with as many trials and as many seconds of ours."""
+    rng = np.random.default_rng(seed)
+    samplers: list[Network | Scheduled] = []
+    progress(f"{operator.name}: MetaSchedule")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            machine = resolve("llvm", threads)
+            theirs = search_by_metaschedule(
+                operator, machine.target, Path(folder), trials=trials, threads=threads, seed=seed
+            )
+    except AltError as error:
+        them, seconds = Found(THEM, problem=str(error)), 60.0
+    else:
+        wrong = "" if theirs.error <= TOLERANCE else "wrong"
+        them = Found(THEM, "", theirs.trials, theirs.seconds, theirs.error, problem=wrong)
+        seconds = theirs.seconds
+        samplers += [] if wrong else [theirs]
+    model = operator.model(seed)
+    ours: list[Found] = []
+    for name, budget in (("trials", Budget(trials, None)), ("seconds", Budget(None, seconds / 60))):
+        progress(f"{operator.name}: ours with equal {name}")
+        found, network = searched(model, Way(name), budget, threads, seed)
+        ours.append(found)
+        if network is not None and not found.problem:
+            samplers.append(network)
+    timings, _ = interleave(samplers, plan, rng)
+    by_trials, by_seconds = (replace(f, timing=timings.get(f.way)) for f in ours)
+    return Duel(operator, replace(them, timing=timings.get(operator.name)), by_trials, by_seconds)
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def ways_table(results: Sequence[Found]) -> tuple[list[str], list[list[str]]]:
+    """A row a way of searching, with its time over that of the first."""
+    header = ["search", "ms", "times the first", "network", "trials", "seconds", ""]
+    rows: list[list[str]] = []
+    first = results[0].timing if results else None
+    for found in results:
+        ratio = "-"
+        if first is not None and found.timing is not None:
+            ratio = f"{median_ratio(found.timing.samples, first.samples):.3f}"
+        spent = [str(found.trials), f"{found.seconds:.0f}"]
+        rows.append([found.way, _ms(found), ratio, found.variant, *spent, found.problem])
+    return header, rows
+
+
+def duels_table(duels: Sequence[Duel]) -> tuple[list[str], list[list[str]]]:
+    """A row an operator; how many times as fast ours is, and the geometric means."""
+    header = ["operator", "MetaSchedule ms", "seconds", "equal trials", "equal seconds", ""]
+    rows: list[list[str]] = []
+    for one in duels:
+        them = one.metaschedule
+        gains = [_ratio(one.gain(ours)) for ours in (one.trials, one.seconds)]
+        problems = "; ".join(f.problem for f in (them, one.trials, one.seconds) if f.problem)
+        rows.append([one.operator.name, _ms(them), f"{them.seconds:.0f}", *gains, problems])
+    both = [[one.gain(one.trials) for one in duels], [one.gain(one.seconds) for one in duels]]
+    rows.append(["geomean", "", "", *(_ratio(_mean(gains)) for gains in both), ""])
+    return header, rows
+
+
+def _ms(found: Found) -> str:
+    return "-" if found.timing is None else f"{found.timing.median * 1e3:.3f}"
+
+
+def _ratio(gain: float | None) -> str:
+    return "-" if gain is None else f"{gain:.2f}"
+
+
+def _mean(gains: Sequence[float | None]) -> float | None:
+    known = [gain for gain in gains if gain is not None]
+    return math.exp(float(np.mean(np.log(known)))) if known else None
