@@ -133,9 +133,7 @@ def _reason(log: TuningLog, task: Named, here: Header, same_versions: Sequence[s
     if records:
         return f"measured for {_join(_other_target(log, r, here) for r in records)}"
     if any(r.name == task.name for r in log.records if r.name):
-        return (
-            "not in the log, which has another task of that name: has the model changed?"
-        )
+        return "not in the log, which has another task of that name: has the model changed?"
     return "not in the log"
 
 
