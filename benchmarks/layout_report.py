@@ -109,9 +109,10 @@ def draw(contests: Sequence[Contest], path: Path) -> None:
         axis.set_yticks(list(rows), [one.op.name for one in some], fontsize=7)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.invert_yaxis()
+        axis.set_ylim(len(some) - 0.3, -0.7)
         axis.grid(alpha=0.3)
         axis.set_xlabel(f"times as fast as {families_of(some[0].op)[0]}")
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path)
+    with mpl.rc_context({"svg.fonttype": "none"}):  # text as text: a quarter of the size
+        figure.savefig(path)
     plt.close(figure)
