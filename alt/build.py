@@ -105,7 +105,9 @@ def build(
     module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
     # This pass puts every named subexpression back where it is used, which grows expressions that
     # share much (softplus, mish) out of all proportion.
-    with tvm.transform.PassContext(disabled_pass=["tirx.StmtSimplify"]):
+    # Checking arguments takes a fifth of what is compiled for a kernel alone, and only we call it.
+    config = {"tirx.disable_assert": alone}
+    with tvm.transform.PassContext(disabled_pass=["tirx.StmtSimplify"], config=config):
         library = tvm.compile(module, machine.target, tir_pipeline="tirx")
     return Program(library, steps, weights, arena, plan, places, module)
 

@@ -101,7 +101,7 @@ class Worker:
 
     def answer(self, request: Request) -> Reply:
         """Do what is asked; whatever goes wrong is the answer."""
-        failed = Status.run if isinstance(request, Run | Refer | Convert) else Status.build
+        failed = Status.build if isinstance(request, Build) else Status.run
         try:
             return self._do(request)
         except Exception as problem:  # noqa: BLE001 - a candidate may raise anything
