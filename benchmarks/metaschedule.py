@@ -229,10 +229,11 @@ def search_by_metaschedule(
     # Its workers inherit it.
     os.environ["TVM_NUM_THREADS"] = str(threads)
     logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)
-    cores = {"num-cores": threads}
-    target = tvm.target.Target({**target.export(), **cores})
+    target = tvm.target.Target({**target.export(), "num-cores": threads})
     module = ir.IRModule({"main": operator.function()})
-    builder: Any = meta_schedule.builder.LocalBuilder(max_workers=physical_cores())
+    builder: Any = meta_schedule.builder.LocalBuilder(
+        max_workers=physical_cores(), timeout_sec=120.0, initializer=_load_intrinsics
+    )
     config = meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
     runner: Any = meta_schedule.runner.LocalRunner(evaluator_config=config)
     start = time.monotonic()
@@ -251,14 +252,15 @@ def search_by_metaschedule(
     if found is None:
         raise AltError(f"{operator.name}: MetaSchedule found no schedule in {trials} trials")
     x, w, b = operator.arrays(seed)
-    y = np.full(_result_shape(module), np.nan, np.float32)
+    y = np.full(_shape(module, -1), np.nan, np.float32)
     whole = tvm.compile(found.mod, target)
     operands = [tvm.runtime.tensor(a) for a in (x, w, b, y)]
     use_threads(threads, physical_cores())
     whole["main"](*operands)
     error = _error(operands[-1].numpy(), module, (x, w, b, y))
-    # As its builder does: the weights are taken for laid out already.
+    # As its builder does: the weights come laid out. For their time any numbers will do.
     alone = s_tir.transform.RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(found.mod)
+    operands[1] = tvm.runtime.tensor(np.resize(w, _shape(alone, 1)))
     return Scheduled(
         operator.name,
         spent,
@@ -284,8 +286,8 @@ def _load_intrinsics() -> None:
         inspect.stack = whole
 
 
-def _result_shape(module: Any) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in module["main"].params[-1].ty.shape)
+def _shape(module: Any, parameter: int) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in module["main"].params[parameter].ty.shape)
 
 
 def _error(result: Array, module: Any, operands: tuple[Array, ...]) -> float:
