@@ -75,16 +75,14 @@ def decide_storage(
         ALT (EuroSys 2023, arXiv 2210.12415), layout templates.
     """
     lanes = machine.lanes()
-    if not wants_blocks(anchor, lanes):
+    if policy.format == "NCHW" or not wants_blocks(anchor, lanes):
         return Storage(ROWS, 1, 1)
     x, output = anchor.inputs[0], anchor.output
-    sizes = winograd_sizes(anchor, machine) if winograd and policy.format != "NCHW" else ()
+    sizes = winograd_sizes(anchor, machine) if winograd else ()
     best = choose_winograd(anchor, machine) if sizes else 0
     options = [BLOCKS, *(f"{_WINOGRAD}{m}" for m in sizes)]
     refusal = why_not_blocks(anchor, machine, policy)
-    if policy.format == "NCHW":
-        options = [ROWS]
-    elif policy.format is None and not is_depthwise(anchor):
+    if policy.format is None and not is_depthwise(anchor):
         options.append(ROWS)
     default = ROWS if refusal else f"{_WINOGRAD}{best}" if best else BLOCKS
     if default not in options:

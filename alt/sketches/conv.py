@@ -14,7 +14,7 @@ from typing import Any
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
-from alt.sketches.generic import fill_border
+from alt.sketches.generic import check_room, fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import choose_tile, decide_tile
 from alt.sketches.windows import (
@@ -32,6 +32,7 @@ def convolution(scope: Scope) -> Stmt:
     """A convolution whose output channels are stored in blocks of vectors."""
     node = scope.kernel.anchor
     assert node is not None
+    check_room(scope)
     statements: list[Stmt] = []
     for number, phase in enumerate(phases(node)):
         statements.append(_phase(scope, node, phase, number))

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from alt.elementary import Emitter, Expr
-from alt.sketches.generic import fill_border
+from alt.sketches.generic import check_room, fill_border
 from alt.sketches.scope import SERIAL, UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import widths_of
 from alt.sketches.windows import (
@@ -22,6 +22,7 @@ def depthwise(scope: Scope) -> Stmt:
     """A depthwise convolution: a vector of channels at each position, taps unrolled."""
     node = scope.kernel.anchor
     assert node is not None
+    check_room(scope)
     (phase,) = phases(node)
     machine = scope.machine
     lanes = machine.lanes()

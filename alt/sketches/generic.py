@@ -227,6 +227,15 @@ def _write_blocks(
     return scope.parallel(every, row) if _kind(extents) else scope.nest(every, row)
 
 
+def check_room(scope: Scope) -> None:
+    """Whole vectors of channels are about to be written: all of their cells have to be there."""
+    layout, lanes = scope.output_layout, scope.machine.lanes()
+    block = block_of(layout)
+    assert block % lanes == 0 if block > 1 else layout.logical_shape[1] % lanes == 0, (
+        f"vectors of {lanes} channels do not fit into {layout}"
+    )
+
+
 def vector_of_block(scope: Scope, block: int) -> int:
     """How many channels of a block are computed at once."""
     lanes = scope.machine.lanes()

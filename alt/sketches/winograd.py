@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from alt.elementary import Emitter, Expr, f32
-from alt.sketches.generic import fill_border
+from alt.sketches.generic import check_room, fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
 from alt.sketches.tiles import choose_tile, decide_tile
 from alt.winograd import grid_of
@@ -153,6 +153,7 @@ def winograd(scope: Scope) -> Stmt:
     """Products in the transformed space, the inverse transform, the epilogue."""
     node = scope.kernel.anchor
     assert node is not None
+    check_room(scope)
     machine = scope.machine
     v_in, weight = node.inputs[:2]
     m = node.attrs["grid"][0]
