@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alt.sketches.attention import attention
+from alt.sketches.border import with_border
 from alt.sketches.conv import convolution
 from alt.sketches.depthwise import depthwise
 from alt.sketches.direct import direct_convolution
-from alt.sketches.generic import concat, elementwise, with_border
+from alt.sketches.generic import concat, elementwise
 from alt.sketches.matmul import matmul
 from alt.sketches.pool import pooling
 from alt.sketches.reduce import reduction

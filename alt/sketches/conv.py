@@ -14,7 +14,7 @@ from typing import Any
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
-from alt.sketches.generic import check_room, fill_border
+from alt.sketches.border import check_room, fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import choose_tile, decide_tile
 from alt.sketches.windows import (

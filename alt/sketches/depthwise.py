@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from alt.elementary import Emitter, Expr
-from alt.sketches.generic import check_room, fill_border
+from alt.sketches.border import check_room, fill_border
 from alt.sketches.scope import SERIAL, UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import widths_of
 from alt.sketches.windows import (

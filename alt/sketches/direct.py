@@ -14,7 +14,7 @@ import numpy as np
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
 from alt.operators import delinear, linear
-from alt.sketches.generic import fill_rows_border
+from alt.sketches.border import fill_rows_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.sketches.tiles import choose_tile, decide_tile
 from alt.sketches.windows import Phase, geometry, has_packed_weights, phases, taps_of_phase

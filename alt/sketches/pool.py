@@ -9,7 +9,8 @@ from typing import Any
 
 from alt.elementary import Emitter, Expr, lowest
 from alt.graph import Node
-from alt.sketches.generic import fill_border, vector_of_block, write_region
+from alt.sketches.border import fill_border, vector_of_block
+from alt.sketches.generic import write_region
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, allocate, i32, seq
 from alt.storage import Border, block_of
 from primitives.tensorir import tirx

@@ -7,7 +7,7 @@ from math import prod
 from alt.elementary import Emitter, Expr
 from alt.graph import Value
 from alt.operators import delinear
-from alt.sketches.generic import vector_of_block
+from alt.sketches.border import vector_of_block
 from alt.sketches.row import COMBINE, Row, spread, start_of
 from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import block_of

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from alt.elementary import Emitter, Expr, f32
-from alt.sketches.generic import check_room, fill_border
+from alt.sketches.border import check_room, fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
 from alt.sketches.tiles import choose_tile, decide_tile
 from alt.winograd import grid_of
