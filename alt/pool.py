@@ -23,6 +23,9 @@ from alt.messages import Job, Reply, Request
 from alt.worker import one_line, status_of
 from tuner.task import Measurement, Status
 
+TOO_LONG = "took too long"
+"""What is said of a worker that did not answer in time."""
+
 _START = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -80,7 +83,11 @@ class Pool:
         path = [str(Path(p).absolute()) for p in sys.path]
         # BLAS would start threads in a process that is going to be forked, and workers share cores.
         single = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        threads = {"TVM_NUM_THREADS": str(self.job.threads)}
+        threads = {
+            "TVM_NUM_THREADS": str(self.job.threads),
+            # By default they wait for more work in a loop for about 0.1 s, in which others run.
+            "TVM_THREAD_POOL_SPIN_COUNT": "3000",
+        }
         with theirs:
             self._zygote = subprocess.Popen(
                 [sys.executable, "-c", _START, json.dumps(path), str(theirs.fileno())],
@@ -175,7 +182,7 @@ class Pool:
                     found.append((hand, reply, True))
             elif hand.deadline <= time.monotonic():
                 self.kill(hand)
-                found.append((hand, Measurement(Status.timeout, message="took too long"), False))
+                found.append((hand, Measurement(Status.timeout, message=TOO_LONG), False))
         return found
 
     def kill(self, hand: Hand) -> None:
