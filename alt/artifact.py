@@ -164,11 +164,24 @@ def _code(module: Module) -> tuple[str, Any]:
     """The module's code as a member: its name and content."""
     if module.code is not None:
         return module.code
-    target = module.header["target"]
+    return linked(module.library, module.header["target"])
+
+
+def linked(library: Any, target: Mapping[str, Any]) -> tuple[str, bytes]:
+    """A library as a file: its name and content.
+
+    Args:
+        library: what TVM compiled.
+        target: `Machine.description` of what it is for; if nothing here links for that, the file is
+            an object file.
+
+    Raises:
+        AltError: if there is no C compiler, or it cannot link.
+    """
     linker = _linker(target)
     with tempfile.TemporaryDirectory(prefix="alt-save-") as folder:
         compiled = Path(folder) / _OBJECT
-        module.library.mod.write_to_file(str(compiled))
+        library.mod.write_to_file(str(compiled))
         if linker is None:
             return _OBJECT, compiled.read_bytes()
         return _SHARED, _link(linker, compiled).read_bytes()

@@ -11,7 +11,7 @@ import numpy as np
 
 from alt.batch import Batch
 from alt.messages import Build, Built, Limits, Named, Refer, Reply, Request, Run, Timing
-from alt.pool import Hand, Pool
+from alt.pool import TOO_LONG, Hand, Pool
 from tuner.task import Candidate, Measurement, Status
 
 REFERENCE_SECONDS = 120.0
@@ -117,7 +117,7 @@ def _explained(doing: str, found: Measurement, limits: Limits) -> Measurement:
     """The measurement; if it is a failure, its message says during what."""
     if found.ok or found.status is Status.wrong:
         return found
-    if found.status is Status.timeout:
+    if found.message == TOO_LONG:
         most = limits.build_seconds if doing == "building" else limits.run_seconds
         return replace(found, message=f"{doing} it took more than {most:g} s")
     return replace(found, message=f"{doing} it: {found.message}")

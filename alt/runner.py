@@ -96,7 +96,7 @@ class Runner:
         )
         self._best: dict[str, float] = {}
         self._references = RecentArrays(REFERENCE_BYTES)
-        self._pool: Pool | None = Pool(job, size)
+        self._pool: Pool | None = self._start(job, size)
 
     # --- what can be asked ----------------------------------------------------------------------
 
@@ -205,6 +205,9 @@ class Runner:
         self.close()
 
     # --- inside ---------------------------------------------------------------------------------
+
+    def _start(self, job: Job, size: int) -> Pool:
+        return Pool(job, size)
 
     def _open(self, key: str | None = None) -> Pool:
         if self._pool is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from alt.compiler import Model, assemble, fused
+from alt.deployed import deployed
 from alt.errors import AltError
 from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
+from alt.remote import WAIT_SECONDS, RemoteRunner
 from alt.replay import decide, fastest_variant, header_of, measured_in, network_key
 from alt.runner import Runner
 from alt.select import VARIANTS, Choices, Variant, choices_of
-from alt.target import physical_cores
+from alt.servers import Servers
+from alt.target import physical_cores, resolve
 from alt.tasks import KernelTask, tasks_of
 from alt.verify import verify as compare
 from tuner.boosted import Boosted
@@ -83,12 +88,14 @@ def tune(
     others: Sequence[str | Path] = (),
     verify: bool = True,
     observe: Callable[[Round], None] | None = None,
+    rpc: str | None = None,
+    key: str = "",
 ) -> Tuned:
     """Search the layouts and loops of a network's kernels; every measurement goes into a log.
 
     Args:
         model: a path, the bytes of a model, or a loaded one.
-        target: `"llvm"`: tuning needs the machine that the code is for.
+        target: what is measured on: `"llvm"` for this machine, or what the servers at `rpc` are.
         minutes: how long to search; the network is then built and timed, which takes some more.
         trials: how many candidates to measure. Whichever of the two ends first ends the search;
             with neither it ends when nothing moves any more.
@@ -103,12 +110,22 @@ def tune(
         others: more logs that the cost model learns from.
         verify: compare the tuned network with ONNX Runtime (or ONNX's reference).
         observe: called after every round of measurements.
+        rpc: `host:port` of TVM's RPC tracker, to measure on its servers; see `alt.remote`. The
+            whole network is timed and verified on one of them, too.
+        key: that these servers were started with.
 
     Raises:
-        AltError: if the model cannot be compiled, or the tuned network computes something else.
+        AltError: if the model cannot be compiled, the tuned network computes something else, or
+            there is no server to measure on.
         TuningError: if the log cannot be used.
     """
     policy = policy_of(layouts)
+    servers, make = None, Runner
+    if rpc is not None:
+        servers = Servers.parse(rpc, key)
+        servers.require()
+        threads = threads or resolve(target).cores
+        make = partial(RemoteRunner, rpc=rpc, key=key)
     network = fused(model, target, shapes=shapes, constants=constants, threads=threads)
     machine = network.machine
     count = threads or min(machine.cores, physical_cores())
@@ -118,7 +135,7 @@ def tune(
     chosen = _with_budget(options or Options(), minutes, trials)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
     tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
-    with Runner(
+    with make(
         model,
         target,
         shapes=shapes,
@@ -149,19 +166,21 @@ def tune(
     for each in VARIANTS:
         kernels = decide(choices, each, records, header)
         modules[each] = assemble(network, kernels, threads, policy, winograd)
-    seconds = _time_in_turns(modules)
-    for variant, samples in seconds.items():
-        candidate = Candidate(Config({"variant": variant}), Config({}))
-        measurement = Measurement(Status.ok, tuple(samples))
-        records.append(
-            header.record(network_key(tasks), candidate, measurement, _now(), "the network")
-        )
-    records.flush()
-    variant = fastest_variant(records, tasks, header)
-    if verify:
-        found = compare(model, modules[variant], constants=constants)
-        if not found.ok:
-            raise AltError(f"tuned network: {found}; please report this model and its log")
+    there = nullcontext(modules) if servers is None else deployed(modules, servers, WAIT_SECONDS)
+    with there as running:
+        seconds = _time_in_turns(running)
+        for variant, samples in seconds.items():
+            candidate = Candidate(Config({"variant": variant}), Config({}))
+            measurement = Measurement(Status.ok, tuple(samples))
+            records.append(
+                header.record(network_key(tasks), candidate, measurement, _now(), "the network")
+            )
+        records.flush()
+        variant = fastest_variant(records, tasks, header)
+        if verify:
+            found = compare(model, running[variant], constants=constants)
+            if not found.ok:
+                raise AltError(f"tuned network: {found}; please report this model and its log")
     times = {name: median(samples) for name, samples in seconds.items()}
     return Tuned(path, variant, times, outcome, tasks, modules[variant])
 

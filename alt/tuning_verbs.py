@@ -22,7 +22,7 @@ from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
 from alt.report import reports_of
 from alt.report_page import page
-from alt.target import physical_cores
+from alt.target import physical_cores, resolve
 from alt.tasks import tasks_of
 from alt.verbs import (
     Answer,
@@ -48,6 +48,8 @@ _STAGES = ("import", "simplify", "fuse", "layouts", "build")
 def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt tune`."""
     _make_state_folder(options)
+    if options.rpc is not None:  # the servers' cores, not this machine's
+        options.threads = options.threads or resolve(options.target).cores
     seconds = options.minutes * 60 if options.minutes is not None else None
     progress.tuning(Budget(options.trials, seconds))
     rounds = 0
@@ -75,6 +77,8 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 others=options.also_learn_from,
                 verify=options.verify,
                 observe=observe,
+                rpc=options.rpc,
+                key=options.key,
             )
     except KeyboardInterrupt:
         return _stopped(options, rounds)

@@ -260,6 +260,9 @@ def _tune(parser: argparse.ArgumentParser, usual: Path) -> None:
         metavar="LOG",
         help=others,
     )
+    tracker = "measure on the servers of TVM's RPC tracker there; --target says what they are"
+    add("--rpc", metavar="HOST:PORT", help=tracker)
+    add("--key", default="", help="that these servers were started with")
     _target(parser)
     _layouts(parser)
     methods = parser.add_argument_group("methods")

@@ -21,6 +21,7 @@ from alt.compiler import fused
 from alt.errors import AltError
 from alt.messages import Job
 from alt.propagate import plan_layouts
+from alt.remote_worker import RemoteJob, RemoteWorker
 from alt.target import Machine
 from alt.tasks import KernelTask, tasks_of
 from alt.worker import Worker
@@ -64,6 +65,7 @@ def serve(control: Connection) -> None:
     except AltError as problem:
         control.send(problem)
         return
+    kind = RemoteWorker if isinstance(job, RemoteJob) else Worker
     libc = ctypes.CDLL(None)
     # Objects made so far are shared with the workers: collecting garbage would copy their pages.
     gc.collect()
@@ -79,7 +81,7 @@ def serve(control: Connection) -> None:
                     process = os.fork()
                     if process == 0:
                         control.close()
-                        _work(libc, own, Worker(job, tasks, machine), connection, log)
+                        _work(libc, own, kind(job, tasks, machine), connection, log)
                     os.close(connection)
                     os.close(log)
                     alive.add(process)
