@@ -212,13 +212,13 @@ def test_what_a_kernel_raises_is_not_a_lost_server(servers, started):
 
 def test_tune_and_lose_a_server(tmp_path, address, servers, started, task):
     """Both servers work at once; one is killed in a session; the other does the rest."""
-    candidates = candidates_of(task, 6)
-    with runner_at(address, limits=Limits(run_seconds=9), wait_seconds=5) as runner:
+    candidates = candidates_of(task, 4)
+    with runner_at(address, limits=Limits(run_seconds=9), wait_seconds=4) as runner:
         found = runner.measure(task, candidates)
         assert all(m.ok and m.error is not None and m.error < 1e-4 for m in found)
 
         # Sessions of more than a second, so that the end comes while a kernel runs.
-        runner.timing = Timing(repeats=3, min_seconds=0.4)
+        runner.timing = Timing(repeats=3, min_seconds=0.3)
         with at_work(started) as both:
             found = runner.measure(task, candidates)
         assert both.is_set()
@@ -230,13 +230,13 @@ def test_tune_and_lose_a_server(tmp_path, address, servers, started, task):
         assert runner.check(task, candidates[0], seed=7).ok
 
         log = tmp_path / "log.jsonl"
-        options = Options(batch=4)
+        options = Options(batch=2)
         tuned = alt.tune(
-            network(), trials=8, threads=1, log=log, options=options, rpc=address, key=KEY
+            network(), trials=4, threads=1, log=log, options=options, rpc=address, key=KEY
         )
         assert set(tuned.seconds) == {"default", "loops", "joint"}
         assert all(0 < seconds < 0.1 for seconds in tuned.seconds.values())
-        assert tuned.outcome.trials == 8
+        assert tuned.outcome.trials == 4
         assert '"network ' in log.read_text()
 
         end(started[1])
@@ -252,7 +252,7 @@ def at_work(servers: list[Server]):
     def lose():
         wait_until(lambda: all(process_of(s).children() for s in servers))
         seen.set()
-        time.sleep(0.5)
+        time.sleep(0.4)
         end(servers[0])
 
     thread = threading.Thread(target=lose)
