@@ -169,9 +169,10 @@ def test_a_search_goes_on_where_it_ended_and_may_be_interrupted(searched, tmp_pa
     again = alt.tune(
         folder / "model.onnx", trials=100, threads=1, log=log, options=options, observe=interrupt
     )
-    assert again.outcome.interrupted and again.outcome.trials == 4
+    # One batch; what was measured before, or is expected to be hopeless, is not in it.
+    assert again.outcome.interrupted and 1 <= again.outcome.trials <= 4
     records = [r for r in TuningLog.read(log).records if r.task in tuned.tasks]
-    assert len({(r.task, r.candidate) for r in records}) == TRIALS + 4
+    assert len({(r.task, r.candidate) for r in records}) == TRIALS + again.outcome.trials
     assert again.module is not None
     assert again.outcome.default == pytest.approx(tuned.outcome.default)
 
