@@ -199,8 +199,6 @@ class _Run:
         open_ones = [key for key in self.searches if key not in self.finished]
         if not open_ones:
             return None
-        if not open_ones:
-            return None
         least = min(open_ones, key=lambda key: self.searches[key].rounds)
         if self.searches[least].rounds < LEAST_ROUNDS:
             return least
