@@ -12,7 +12,14 @@ import numpy as np
 from alt.artifact import linked
 from alt.errors import AltError
 from alt.memory import aligned_empty
-from alt.module import Benchmark, Module, Signature, random_inputs
+from alt.module import (
+    WARM_CALLS,
+    Benchmark,
+    Module,
+    Signature,
+    random_inputs,
+    seconds_between,
+)
 from alt.servers import Servers
 from alt.session import LostError, Session
 
@@ -68,6 +75,21 @@ class Deployed(Module):
         while not samples or sum(samples) < min_seconds:
             samples += self._session.time(self._code, tensors, 1, repeats)
         return Benchmark(tuple(samples))
+
+    def time_kernels(
+        self, repeats: int = 10, inputs: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """As `Module.time_kernels`, by the server's clock."""
+        tensors = self._tensors(random_inputs(self.inputs) if inputs is None else inputs)
+        kernels = len(self.header["kernels"])
+        stamps = self._session.place(np.zeros(2 * kernels + 2, "int64"))
+        profile = self._code["profile"]
+        found = np.empty((max(repeats, 1), kernels))
+        for call in range(-WARM_CALLS, len(found)):
+            profile(*tensors, stamps)
+            if call >= 0:
+                found[call] = seconds_between(stamps.numpy())
+        return found
 
     def _tensors(self, inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Every argument of the compiled function."""

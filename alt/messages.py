@@ -56,12 +56,15 @@ class Timing:
         flush_bytes: so much memory is written before a sample, which then is a single call with
             cold caches; 0 for warm ones.
         hopeless: a candidate that takes so many times the best known time gets a single sample.
+        cold_weights: use weights that were last used as long ago as in the network, see
+            `alt.timing`; on this machine only.
     """
 
     repeats: int = 3
     min_seconds: float = 0.004
     flush_bytes: int = 0
     hopeless: float = 4.0
+    cold_weights: bool = True
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from alt.processor import refusal
 from alt.target import physical_cores
 from alt.threads import use_threads
 
+WARM_CALLS = 3
+"""So many calls before those that are timed."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -77,6 +80,16 @@ class Benchmark:
             f"{self.median_seconds * 1e3:.3f} ms (p10 {self.p10_seconds * 1e3:.3f}, "
             f"p90 {self.p90_seconds * 1e3:.3f}, {len(self.samples_seconds)} calls)"
         )
+
+
+def seconds_between(stamps: np.ndarray) -> np.ndarray:
+    """The seconds of every kernel from what `profile` stores.
+
+    Args:
+        stamps: seconds and nanoseconds before the first kernel and after each.
+    """
+    passed = np.diff(stamps.reshape(-1, 2), axis=0)
+    return passed[:, 0] + passed[:, 1] * 1e-9
 
 
 def random_inputs(signatures: Sequence[Signature], seed: int = 0) -> dict[str, np.ndarray]:
@@ -197,7 +210,7 @@ class Module:
         spent = 0.0
         with self._lock:
             use_threads(self.threads, max(physical_cores(), self.threads))
-            for _ in range(3):
+            for _ in range(WARM_CALLS):
                 self._run(*tensors)
             while len(samples) < max(repeats, 1) or spent < min_seconds:
                 start = time.perf_counter()
@@ -228,12 +241,10 @@ class Module:
         profile = self.library["profile"]
         with self._lock:
             use_threads(self.threads, max(physical_cores(), self.threads))
-            for call in range(-3, len(found)):
+            for call in range(-WARM_CALLS, len(found)):
                 profile(*tensors, _tensor(stamps))
-                # (seconds, nanoseconds) before the first kernel and after each.
-                passed = np.diff(stamps.reshape(-1, 2), axis=0)
                 if call >= 0:
-                    found[call] = passed[:, 0] + passed[:, 1] * 1e-9
+                    found[call] = seconds_between(stamps)
         return found
 
     def _bound(self, inputs: Mapping[str, np.ndarray] | None) -> list[Any]:

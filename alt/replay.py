@@ -10,13 +10,14 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from importlib import metadata
+from math import inf
 from pathlib import Path
 
 from alt.compiler import Fused
 from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts
-from alt.select import VARIANTS, Choices, Conversion, Variant, choices_of
+from alt.select import MARGIN, VARIANTS, Choices, Conversion, Label, Variant, choices_of
 from alt.target import Machine
 from alt.tasks import KernelTask, tasks_of
 from tuner.log import TuningLog
@@ -64,7 +65,8 @@ def kernels_of_log(
     )
     applied = choose_best(records, list(tasks.values()), header, allow_partial=allow_partial)
     measured = {k: m for k, m in measured_in(records, tasks, header).items() if k in applied}
-    choices = choices_of(network.graph, network.kernels, tasks, measured)
+    placed = placed_in(records, tasks, header)
+    choices = choices_of(network.graph, network.kernels, tasks, measured, placed)
     variant = fastest_variant(records, tasks, header)
     kernels = decide(choices, variant, records, header)
     _LOGGER.info("%d/%d tasks applied, %s", len(applied), len(tasks), variant)
@@ -74,11 +76,27 @@ def kernels_of_log(
 def measured_in(
     log: TuningLog, tasks: Mapping[str, KernelTask], header: Header
 ) -> dict[str, dict[Candidate, Measurement]]:
+    """What was measured of each task alone."""
     return {key: log.seen(key, header.target_id) for key in tasks}
 
 
+def placed_in(
+    log: TuningLog, tasks: Mapping[str, KernelTask], header: Header
+) -> dict[str, dict[Candidate, Measurement]]:
+    """What was measured of each task within this network."""
+    within = network_key(tasks)
+    return {key: log.seen(place_key(key, within), header.target_id) for key in tasks}
+
+
 def decide(choices: Choices, variant: Variant, log: TuningLog, header: Header) -> list[Kernel]:
-    """The kernels of a variant; without all conversions measured, layouts stay as they are."""
+    """The kernels of a variant."""
+    return choices.decided(choices.candidates(labels_of(choices, variant, log, header)))
+
+
+def labels_of(
+    choices: Choices, variant: Variant, log: TuningLog, header: Header
+) -> dict[Kernel, Label]:
+    """The layouts of a variant; without all conversions measured they stay as they are."""
     seconds: dict[Conversion, float] = {}
     for conversion in choices.conversions():
         known = log.seen(conversion.key, header.target_id).get(conversion.candidate)
@@ -88,7 +106,12 @@ def decide(choices: Choices, variant: Variant, log: TuningLog, header: Header) -
                 variant = "loops"
             break
         seconds[conversion] = known.best
-    return choices.decide(variant, seconds)
+    return choices.assigned(variant, seconds)
+
+
+def place_key(task: str, network: str) -> str:
+    """The name in a log of a task within a network."""
+    return f"within {network.removeprefix('network ')} {task}"
 
 
 def network_key(tasks: Mapping[str, KernelTask]) -> str:
@@ -98,9 +121,13 @@ def network_key(tasks: Mapping[str, KernelTask]) -> str:
 
 
 def fastest_variant(log: TuningLog, tasks: Mapping[str, KernelTask], header: Header) -> Variant:
-    """The variant of the network that was fastest; the joint one if none was timed."""
-    best = log.best(network_key(tasks), header.target_id)
-    if best is None:
+    """The variant of the network that was fastest; the joint one if none was timed.
+
+    Of variants that are about as fast, the one that departs least from the compiler's choices.
+    """
+    known = log.seen(network_key(tasks), header.target_id)
+    seconds = {c.layout["variant"]: m.best for c, m in known.items() if m.ok}
+    if not seconds:
         return "joint"
-    named = best.candidate.layout["variant"]
-    return next(v for v in VARIANTS if v == named)
+    least = min(seconds.values())
+    return next(v for v in reversed(VARIANTS) if seconds.get(v, inf) * MARGIN <= least)

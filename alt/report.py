@@ -20,7 +20,7 @@ from tuner.task import Candidate, Measurement, Status
 PAUSE_SECONDS = 120.0
 """Between two measurements of a run there is at most so much; a longer gap is a pause."""
 
-_NETWORK, _CONVERSION = "network ", "conversion "
+_NETWORK, _CONVERSION, _WITHIN = "network ", "conversion ", "within "
 """What the keys begin with of records that are no task's, see `alt.replay` and `alt.select`."""
 
 
@@ -191,7 +191,7 @@ def _report(log: TuningLog, target: str, records: Sequence[Record]) -> Report:
             pauses += 1
             gap = 0.0
         elapsed += gap
-        if record.task.startswith((_NETWORK, _CONVERSION)):
+        if record.task.startswith((_NETWORK, _CONVERSION, _WITHIN)):
             other += gap
             continue
         trial += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from math import floor, log10
+from sys import float_info
 
 WIDTH, HEIGHT = 520, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 14, 40
@@ -19,9 +20,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
         >>> ticks(0.41, 0.47, 3)
         [0.42, 0.44, 0.46]
     """
-    if not high > low:
-        return [low]
     rough = (high - low) / about
+    if not rough > float_info.min:
+        return [low]
     power = 10.0 ** floor(log10(rough))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
     first = -int(-low // step) if low > 0 else 0

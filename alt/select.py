@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from alt.assign import assign
@@ -29,10 +30,19 @@ VARIANTS: tuple[Variant, ...] = ("joint", "loops", "default")
 MOST_LABELS = 4
 """So many layouts of a task take part in the assignment, the fastest ones and the default."""
 
+RIVALS = 4
+"""So many candidates of a task in one layout are timed within the network."""
+
 LIMIT_SECONDS = 60.0
 """For graphs that no known network resembles: then the best labels found so far are taken."""
 
+MARGIN = 0.99
+"""The compiler's own choice stays unless something takes less than this part of its time."""
+
 Measured = Mapping[Candidate, Measurement]
+Label = tuple[int, int]
+"""Which blocks of channels a kernel reads and writes."""
+
 _CALLER = "the caller"
 
 
@@ -64,14 +74,16 @@ class Choices:
         graph: the network.
         kernels: how it was fused.
         tasks: the task of each kernel that has one.
-        labels: of each such kernel, its best candidate by (read, write) blocks; those of the
+        labels: of each such kernel, its best candidate and that one's time alone; those of the
             default come first.
+        rivals: of each such kernel, what was fastest alone; the default is one of its label's.
     """
 
     graph: Graph
     kernels: Sequence[Kernel]
     tasks: Mapping[Kernel, KernelTask]
-    labels: Mapping[Kernel, Mapping[tuple[int, int], tuple[Candidate, float]]]
+    labels: Mapping[Kernel, Mapping[Label, tuple[Candidate, float]]]
+    rivals: Mapping[Kernel, Mapping[Label, Sequence[Candidate]]]
 
     def conversions(self) -> list[Conversion]:
         """Every conversion that some choice of labels may need, each once."""
@@ -106,24 +118,52 @@ class Choices:
             made.append(Tensor(value.name, name, stored, tuple(reads), costs))
         return Problem(tuple(tasks), tuple(made))
 
+    def assigned(
+        self, variant: Variant, seconds: Mapping[Conversion, float]
+    ) -> dict[Kernel, Label]:
+        """The layouts of each kernel that something is known about.
+
+        Args:
+            variant: what is chosen.
+            seconds: of each of `conversions`, for the joint variant.
+        """
+        if variant == "default":
+            return {}
+        if variant == "loops":
+            return {kernel: next(iter(labels)) for kernel, labels in self.labels.items()}
+        best = assign(self.problem(seconds), limit_seconds=LIMIT_SECONDS).labels
+        found: dict[Kernel, Label] = {}
+        for kernel in self.labels:
+            read, write = best[self._name(kernel)].split(",")
+            found[kernel] = int(read), int(write)
+        return found
+
+    def candidates(self, labels: Mapping[Kernel, Label]) -> dict[Kernel, Candidate]:
+        """The best candidate of each kernel in these layouts."""
+        return {kernel: self.labels[kernel][label][0] for kernel, label in labels.items()}
+
+    def rival_candidates(
+        self, labels: Mapping[Kernel, Label], rank: int
+    ) -> dict[Kernel, Candidate]:
+        """Another candidate of each kernel in these layouts; the last one where there are fewer."""
+        found: dict[Kernel, Candidate] = {}
+        for kernel, label in labels.items():
+            rivals = self.rivals[kernel][label]
+            found[kernel] = rivals[min(rank, len(rivals) - 1)]
+        return found
+
     def decide(self, variant: Variant, seconds: Mapping[Conversion, float]) -> list[Kernel]:
-        """The kernels, with what was chosen for each."""
-        best: Mapping[str, str] = {}
-        if variant == "joint":
-            best = assign(self.problem(seconds), limit_seconds=LIMIT_SECONDS).labels
-        kernels: list[Kernel] = []
-        for kernel in self.kernels:
-            labels = self.labels.get(kernel)
-            if labels is None or variant == "default":
-                kernels.append(kernel)
-                continue
-            label = next(iter(labels))
-            if best:
-                read, write = best[self._name(kernel)].split(",")
-                label = int(read), int(write)
-            candidate, _ = labels[label]
-            kernels.append(decided(kernel, candidate.layout, candidate.loops))
-        return kernels
+        """All kernels, with the best candidates in the best layouts."""
+        return self.decided(self.candidates(self.assigned(variant, seconds)))
+
+    def decided(self, candidates: Mapping[Kernel, Candidate]) -> list[Kernel]:
+        """All kernels, with what was chosen for some."""
+        return [
+            kernel
+            if (candidate := candidates.get(kernel)) is None
+            else decided(kernel, candidate.layout, candidate.loops)
+            for kernel in self.kernels
+        ]
 
     # --- who reads what from whom ---------------------------------------------------------------
 
@@ -185,6 +225,7 @@ def choices_of(
     kernels: Sequence[Kernel],
     tasks: Mapping[str, KernelTask],
     measured: Mapping[str, Measured],
+    placed: Mapping[str, Measured] | None = None,
 ) -> Choices:
     """What is known about the kernels of a network.
 
@@ -193,16 +234,40 @@ def choices_of(
         kernels: how it was fused.
         tasks: its tasks by key.
         measured: measurements by task; tasks without an ok one are left to the compiler.
+        placed: measurements by task within this network. Between candidates in the same layouts
+            they decide.
     """
     of_kernel: dict[Kernel, KernelTask] = {}
-    labels: dict[Kernel, Mapping[tuple[int, int], tuple[Candidate, float]]] = {}
-    known: dict[str, Mapping[tuple[int, int], tuple[Candidate, float]]] = {}
+    labels: dict[Kernel, Mapping[Label, tuple[Candidate, float]]] = {}
+    rivals: dict[Kernel, Mapping[Label, Sequence[Candidate]]] = {}
+    known: dict[str, Mapping[Label, Sequence[tuple[float, Candidate]]]] = {}
     for kernel, task in tasks_by_kernel(kernels, tasks):
         if task.key not in known:
-            known[task.key] = _labels(task, measured.get(task.key, {}))
-        if known[task.key]:
-            of_kernel[kernel], labels[kernel] = task, known[task.key]
-    return Choices(graph, kernels, of_kernel, labels)
+            known[task.key] = _by_label(task, measured.get(task.key, {}))
+        if not known[task.key]:
+            continue
+        of_kernel[kernel] = task
+        own = Candidate(default := task.layouts.default(), task.loops(default).default())
+        there = {c: m.best for c, m in (placed or {}).get(task.key, {}).items() if m.ok}
+        if own in there:
+            there[own] *= MARGIN
+        rivals[kernel] = {
+            label: _some([candidate for _, candidate in ranked], own)
+            for label, ranked in known[task.key].items()
+        }
+        labels[kernel] = {
+            label: (min(rivals[kernel][label], key=lambda c: there.get(c, inf)), ranked[0][0])
+            for label, ranked in known[task.key].items()
+        }
+    return Choices(graph, kernels, of_kernel, labels, rivals)
+
+
+def _some(ranked: Sequence[Candidate], default: Candidate) -> Sequence[Candidate]:
+    """The first few, and the default if it is there at all."""
+    few = list(ranked[:RIVALS])
+    if default in ranked and default not in few:
+        few[-1] = default
+    return few
 
 
 def tasks_by_kernel(
@@ -217,10 +282,10 @@ def tasks_by_kernel(
                 yield kernel, tasks[key]
 
 
-def _labels(task: KernelTask, measured: Measured) -> dict[tuple[int, int], tuple[Candidate, float]]:
-    """The best candidate for each pair of layouts; that of the default's layouts comes first."""
-    best: dict[tuple[int, int], tuple[Candidate, float]] = {}
-    for candidate, measurement in measured.items():
+def _by_label(task: KernelTask, measured: Measured) -> dict[Label, list[tuple[float, Candidate]]]:
+    """Candidates by their layouts, the fastest first; those in the default's layouts come first."""
+    found: dict[Label, list[tuple[float, int, Candidate]]] = {}
+    for number, (candidate, measurement) in enumerate(measured.items()):
         if not measurement.ok or not task.layouts.contains(candidate.layout):
             continue
         storage = storage_of(
@@ -230,12 +295,15 @@ def _labels(task: KernelTask, measured: Measured) -> dict[tuple[int, int], tuple
             task.winograd,
         )
         label = (storage.read, storage.write) if storage is not None else (1, 1)
-        if label not in best or measurement.best < best[label][1]:
-            best[label] = candidate, measurement.best
+        found.setdefault(label, []).append((measurement.best, number, candidate))
     own = storage_of(task.kernel, task.machine, task.policy, task.winograd)
     default = (own.read, own.write) if own is not None else (1, 1)
-    if default not in best:
+    if default not in found:
         return {}
-    others = sorted((s, label) for label, (_, s) in best.items() if label != default)
+    ranked = {
+        label: [(s, candidate) for s, _, candidate in sorted(c, key=lambda entry: entry[:2])]
+        for label, c in found.items()
+    }
+    others = sorted((c[0][0], label) for label, c in ranked.items() if label != default)
     kept = [default, *(label for _, label in others[: MOST_LABELS - 1])]
-    return {label: best[label] for label in kept}
+    return {label: ranked[label] for label in kept}

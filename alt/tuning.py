@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from alt.compiler import Model, assemble, fused
-from alt.deployed import deployed
+from alt.compiler import Model, fused
 from alt.errors import AltError
+from alt.finals import Finals, now
 from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
-from alt.remote import WAIT_SECONDS, RemoteRunner
-from alt.replay import decide, fastest_variant, header_of, measured_in, network_key
+from alt.remote import RemoteRunner
+from alt.replay import fastest_variant, header_of
 from alt.runner import Runner
-from alt.select import VARIANTS, Choices, Variant, choices_of
+from alt.select import Variant
 from alt.servers import Servers
 from alt.target import physical_cores, resolve
 from alt.tasks import KernelTask, tasks_of
 from alt.verify import verify as compare
 from tuner.boosted import Boosted
-from tuner.config import Config
 from tuner.contents import Contents
 from tuner.driver import Outcome, Round, tune_tasks
 from tuner.log import TuningLog
 from tuner.options import Options
-from tuner.records import Header
-from tuner.task import Candidate, Measurement, Status
-
-_LOGGER = logging.getLogger(__name__)
-
-FINAL_ROUNDS = 15
-"""How often the variants of the network are timed in turns at the end."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ class Tuned:
 
     log: Path | None
     variant: Variant
-    seconds: Mapping[str, float]
+    seconds: Mapping[Variant, float]
     outcome: Outcome
     tasks: Mapping[str, KernelTask] = field(repr=False)
     module: Module | None = field(default=None, repr=False)
@@ -151,83 +139,29 @@ def tune(
             header,
             chosen,
             clock=time.monotonic,
-            stamp=_now,
+            stamp=now,
             observe=observe or (lambda _: None),
             model=Boosted(seed=chosen.seed),
             others=[TuningLog.read(Path(p)) for p in others],
         )
+        finals = Finals(network, tasks, records, header, threads, policy, winograd, servers)
         if not outcome.interrupted:
-            _check_best(tasks, runner, records, header, chosen.seed + 1)
-        measured = measured_in(records, tasks, header)
-        choices = choices_of(network.graph, network.kernels, tasks, measured)
-        if not outcome.interrupted:
-            _time_conversions(choices, runner, records, header)
-    modules: dict[Variant, Module] = {}
-    for each in VARIANTS:
-        kernels = decide(choices, each, records, header)
-        modules[each] = assemble(network, kernels, threads, policy, winograd)
-    there = nullcontext(modules) if servers is None else deployed(modules, servers, WAIT_SECONDS)
-    with there as running:
-        seconds = _time_in_turns(running)
-        for variant, samples in seconds.items():
-            candidate = Candidate(Config({"variant": variant}), Config({}))
-            measurement = Measurement(Status.ok, tuple(samples))
-            records.append(
-                header.record(network_key(tasks), candidate, measurement, _now(), "the network")
-            )
-        records.flush()
+            finals.check_best(runner, chosen.seed + 1)
+            finals.time_conversions(runner)
+    if not outcome.interrupted:
+        finals.time_in_place()
+    modules = finals.assembled(finals.variants())
+    with finals.running(modules) as running:
+        seconds = finals.time_in_turns(running)
         variant = fastest_variant(records, tasks, header)
         if verify:
             found = compare(model, running[variant], constants=constants)
             if not found.ok:
                 raise AltError(f"tuned network: {found}; please report this model and its log")
-    times = {name: median(samples) for name, samples in seconds.items()}
-    return Tuned(path, variant, times, outcome, tasks, modules[variant])
+    return Tuned(path, variant, seconds, outcome, tasks, modules[variant])
 
 
 def _with_budget(options: Options, minutes: float | None, trials: int | None) -> Options:
     if minutes is not None:
         options = replace(options, seconds=minutes * 60)
     return options if trials is None else replace(options, trials=trials)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _check_best(
-    tasks: Mapping[str, KernelTask], runner: Runner, log: TuningLog, header: Header, seed: int
-) -> None:
-    """Compare the fastest candidate of each task on fresh inputs; if wrong, the next fastest."""
-    for key, task in tasks.items():
-        while (best := log.best(key, header.target_id)) is not None:
-            measurement = runner.check(task, best.candidate, seed)
-            log.append(header.record(key, best.candidate, measurement, _now(), task.name))
-            if measurement.status is not Status.wrong:
-                break
-            _LOGGER.warning("%s: %s; the next fastest is taken", task.name, measurement.message)
-
-
-def _time_conversions(choices: Choices, runner: Runner, log: TuningLog, header: Header) -> None:
-    """Measure what the assignment may ask for and the log does not know."""
-    for conversion in choices.conversions():
-        if conversion.candidate in log.seen(conversion.key, header.target_id):
-            continue
-        measurement = runner.time_conversion(
-            conversion.shape, conversion.dtype, conversion.stored, conversion.wanted
-        )
-        log.append(
-            header.record(conversion.key, conversion.candidate, measurement, _now(), "conversion")
-        )
-
-
-def _time_in_turns(modules: Mapping[Variant, Module]) -> dict[Variant, list[float]]:
-    """Samples of every variant, in seconds a call: each round times all, in changing order."""
-    samples: dict[Variant, list[float]] = {variant: [] for variant in modules}
-    order = list(modules)
-    for _ in range(FINAL_ROUNDS):
-        for variant in order:
-            timed = modules[variant].benchmark(repeats=5, min_seconds=0.01)
-            samples[variant].append(timed.median_seconds)
-        order = order[1:] + order[:1]
-    return samples

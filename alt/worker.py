@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil
+from functools import cached_property
+from math import inf
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-import tvm
 
 from alt.build import build
 from alt.expected import Runnable, error_bound, error_of, expected, random_values, runnable
@@ -36,9 +36,17 @@ from alt.messages import (
     Timing,
 )
 from alt.propagate import Plan, copy_kernel
-from alt.target import Machine
+from alt.target import Machine, last_cache_bytes
 from alt.tasks import KernelTask
 from alt.threads import use_threads
+from alt.timing import (
+    ColdWeights,
+    cold_samples,
+    fastest_call,
+    network_bytes,
+    samples_of,
+    seconds_of,
+)
 from primitives import Layout
 from tuner.task import Measurement, Status
 
@@ -88,6 +96,12 @@ class Worker:
     inputs: dict[str, dict[Value, np.ndarray]] = field(default_factory=dict)
     packed: dict[tuple[Value, Layout], np.ndarray] = field(default_factory=dict)
     current: str = ""
+
+    @cached_property
+    def cold(self) -> ColdWeights:
+        """Memory for weights that are not in the caches."""
+        constants = (a for task in self.tasks.values() for a in task.constants.values())
+        return ColdWeights(network_bytes(constants), last_cache_bytes())
 
     def serve(self, connection: Connection) -> None:
         """Answer requests until the other side is gone."""
@@ -159,7 +173,9 @@ class Worker:
             inputs = self.inputs[held.task.key]
             held.ready = runnable(held.program, inputs, [output], self.packed)
         reference = None if request.checked else self.references[held.task.key]
-        found = _measured(held.ready, output, held.bound, reference, request.timing, request.best)
+        found = self._measured(
+            held.ready, output, held.bound, reference, request.timing, request.best
+        )
         if found.ok and not request.last:
             self.held[request.number] = held
         return found
@@ -173,7 +189,7 @@ class Worker:
         values = random_values(task.inputs, request.seed)
         reference = expected(task.kernel, dict(values), task.constants, self.machine)
         ready = runnable(held.program, values, [task.kernel.output])
-        found = _measured(ready, task.kernel.output, held.bound, reference, request.timing)
+        found = self._measured(ready, task.kernel.output, held.bound, reference, request.timing)
         return replace(found, build_seconds=seconds)
 
     def _convert(self, request: Convert) -> Measurement:
@@ -188,67 +204,37 @@ class Worker:
         self._use_threads()
         values = random_values([source], self.job.seed)
         ready = runnable(program, values, [target])
-        found = _measured(ready, target, 0.0, values[source], request.timing)
+        found = self._measured(ready, target, 0.0, values[source], request.timing)
         return replace(found, build_seconds=seconds)
+
+    def _measured(
+        self,
+        ready: Runnable,
+        output: Value,
+        bound: float,
+        reference: np.ndarray | None,
+        timing: Timing,
+        best: float = inf,
+    ) -> Measurement:
+        """Run once, compare, time; without a reference only time."""
+        first = seconds_of(ready)
+        error = None
+        if reference is not None:
+            error = error_of(ready, output, reference)
+            if not error <= bound:
+                message = f"differs by {error:.2g} of the largest element, {bound:g} is allowed"
+                return Measurement(Status.wrong, error=error, message=message)
+        fastest = fastest_call(ready, timing, first, timing.hopeless * best)
+        if fastest > timing.hopeless * best:
+            return Measurement(Status.ok, (fastest,), error)
+        if timing.cold_weights and not timing.flush_bytes:
+            samples = cold_samples(ready, timing, fastest, self.cold)
+        else:
+            samples = samples_of(ready, timing, fastest)
+        return Measurement(Status.ok, samples, error)
 
     def _use_threads(self) -> None:
         use_threads(self.job.threads, self.job.threads)
-
-
-def _measured(
-    ready: Runnable,
-    output: Value,
-    bound: float,
-    reference: np.ndarray | None,
-    timing: Timing,
-    best: float = float("inf"),
-) -> Measurement:
-    """Run once, compare, time; without a reference only time."""
-    first = _seconds_of(ready)
-    error = None
-    if reference is not None:
-        error = error_of(ready, output, reference)
-        if not error <= bound:
-            message = f"differs by {error:.2g} of the largest element, {bound:g} is allowed"
-            return Measurement(Status.wrong, error=error, message=message)
-    return Measurement(Status.ok, _samples(ready, timing, first, best), error)
-
-
-def _seconds_of(ready: Runnable) -> float:
-    start = time.perf_counter()
-    ready.run()
-    return time.perf_counter() - start
-
-
-def _samples(ready: Runnable, timing: Timing, first: float, best: float) -> tuple[float, ...]:
-    """The seconds of a call, a few times.
-
-    Args:
-        ready: ran once before.
-        timing: how often.
-        first: how long that took.
-        best: the best time known for the task.
-    """
-    # The first call touched its memory for the first time; one slow call more may be bad luck, as
-    # many as fill a sample are not.
-    hopeless = timing.hopeless * best
-    fastest = spent = first
-    warm = False
-    while spent < timing.min_seconds and (fastest > hopeless or not warm):
-        seconds = _seconds_of(ready)
-        fastest, spent, warm = min(fastest, seconds), spent + seconds, True
-    if fastest > hopeless:
-        return (fastest,)
-    calls = 1 if timing.flush_bytes else max(1, ceil(timing.min_seconds / max(fastest, 1e-7)))
-    evaluate = ready.program.library.mod.time_evaluator(
-        "main",
-        tvm.cpu(),
-        number=calls,
-        repeat=timing.repeats,
-        min_repeat_ms=0,
-        cache_flush_bytes=timing.flush_bytes,
-    )
-    return tuple(float(s) for s in evaluate(*ready.tensors).results)
 
 
 def _allow_memory(more: int) -> None:

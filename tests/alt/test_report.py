@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alt.cli import main
@@ -176,6 +176,7 @@ def test_the_page_shows_every_task_and_loads_nothing(report):
     ).map(sorted),
     default=st.none() | st.floats(1e-6, 1e4),
 )
+@example(points=[(5e-324, 1.0)], default=None)
 def test_charts_stay_in_their_frame(points, default):
     drawn = ET.fromstring(steps(points, points[-1][0], across="trials", up="ms", default=default))
     _, _, width, height = map(float, drawn.attrib["viewBox"].split())
