@@ -30,6 +30,7 @@ from tuner.options import Options
 Progress = Callable[[str], None]
 
 THEM = "MetaSchedule"
+UNTUNED = "untuned"
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,15 @@ def compare_ways(
     seed: int,
     progress: Progress,
 ) -> list[Found]:
-    """Search in every way, then time what was found in turns."""
-    results: list[Found] = []
-    networks: list[Network] = []
+    """Search in every way, then time what was found in turns, and what needs no search."""
+    start = time.monotonic()
+    module = alt.compile(model, threads=threads)
+    verdict = verify(model, module)
+    error = max((d.error for d in verdict.differences), default=0.0)
+    problem = "" if verdict.ok else f"wrong: {verdict}"
+    seconds = time.monotonic() - start
+    results = [Found(UNTUNED, "default", seconds=seconds, error=error, problem=problem)]
+    networks = [] if problem else [Network(UNTUNED, module)]
     for way in ways:
         progress(f"{way.name}")
         found, network = searched(model, way, budget, threads, seed)
@@ -221,14 +228,14 @@ def duel(
 
 
 def ways_table(results: Sequence[Found]) -> tuple[list[str], list[list[str]]]:
-    """A row a way of searching, with its time over that of the first."""
-    header = ["search", "ms", "times the first", "network", "trials", "seconds", ""]
+    """A row a way of searching, with how many times as fast as the first it is."""
+    header = ["search", "ms", "gain", "network", "trials", "seconds", ""]
     rows: list[list[str]] = []
     first = results[0].timing if results else None
     for found in results:
         ratio = "-"
         if first is not None and found.timing is not None:
-            ratio = f"{median_ratio(found.timing.samples, first.samples):.3f}"
+            ratio = f"{median_ratio(first.samples, found.timing.samples):.3f}"
         spent = [str(found.trials), f"{found.seconds:.0f}"]
         rows.append([found.way, _ms(found), ratio, found.variant, *spent, found.problem])
     return header, rows
@@ -245,7 +252,21 @@ def duels_table(duels: Sequence[Duel]) -> tuple[list[str], list[list[str]]]:
         rows.append([one.operator.name, _ms(them), f"{them.seconds:.0f}", *gains, problems])
     both = [[one.gain(one.trials) for one in duels], [one.gain(one.seconds) for one in duels]]
     rows.append(["geomean", "", "", *(_ratio(_mean(gains)) for gains in both), ""])
+    sums = [_whole(duels, lambda one: one.trials), _whole(duels, lambda one: one.seconds)]
+    rows.append(["sum, each as often as it occurs", "", "", *map(_ratio, sums), ""])
     return header, rows
+
+
+def _whole(duels: Sequence[Duel], ours: Callable[[Duel], Found]) -> float | None:
+    """How many times as fast ours are together; None if one is missing."""
+    them = us = 0.0
+    for one in duels:
+        timing, other = ours(one).timing, one.metaschedule.timing
+        if timing is None or other is None:
+            return None
+        them += one.operator.count * other.median
+        us += one.operator.count * timing.median
+    return them / us if us else None
 
 
 def _ms(found: Found) -> str:

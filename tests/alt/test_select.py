@@ -5,7 +5,10 @@ Bugs the author planted, and what caught each:
 - the source of a value sought in a kernel's last input: `test_conversions_between_neighbours`;
 - conversions of a pooled tensor priced by the tensor before it: the same;
 - what a kernel writes taken for what it reads: the same;
-- the last candidate of a label, not the fastest: `test_the_fastest_candidate_of_a_label`.
+- the last candidate of a label, not the fastest: `test_the_fastest_candidate_of_a_label`;
+- what was timed within the network ignored, or without a margin for the default:
+  `test_within_the_network_the_fastest_there_is_chosen`;
+- the default left out: `test_the_default_is_among_the_rivals`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from equivalence import array, assert_same, model, node, run_reference
 
 from alt.compiler import assemble, fused
 from alt.propagate import plan_layouts
-from alt.select import Conversion, choices_of
+from alt.select import RIVALS, Conversion, choices_of
 from alt.tasks import tasks_of
 from tuner.config import Config
 from tuner.task import Candidate, Measurement, Status
@@ -134,6 +137,48 @@ def test_the_fastest_candidate_of_a_label(network):
     )
     ((candidate, seconds),) = next(iter(choices.labels.values())).values()
     assert (candidate.loops, seconds) == (fast, 1e-6)
+
+
+def ranked(network, alone, placed, own=0):
+    """What is chosen of a task, by number; the compiler's own choice is `own`."""
+    key, task = next(iter(network.tasks.items()))
+    layout = task.layouts.default()
+    space = task.loops(layout)
+    others = space.neighbours(space.default())[: len(alone)]
+    loops = [*others[:own], space.default(), *others[own:]][: len(alone)]
+    every = [Candidate(layout, each) for each in loops]
+    found = {c: ok(s) for c, s in zip(every, alone, strict=True)}
+    there = {c: ok(s) for c, s in zip(every, placed, strict=True) if s is not None}
+    choices = choices_of(
+        network.fused.graph, network.fused.kernels, network.tasks, {key: found}, {key: there}
+    )
+    ((candidate, seconds),) = next(iter(choices.labels.values())).values()
+    assert seconds == min(alone)  # layouts are compared by times alone
+    (rivals,) = next(iter(choices.rivals.values())).values()
+    return every.index(candidate), [every.index(rival) for rival in rivals]
+
+
+@pytest.mark.parametrize(
+    ("alone", "placed", "own", "chosen"),
+    [
+        ([3, 2, 1], [None, None, None], 0, 2),
+        ([3, 2, 1], [1.0, 2.0, 3.0], 0, 0),
+        ([3, 2, 1], [2.0, 1.0, 3.0], 0, 1),
+        ([3, 2, 1], [1.0, 0.995, 3.0], 0, 0),  # the compiler's own stays
+        ([3, 2, 1], [1.0, 0.995, 3.0], 2, 1),
+        ([3, 2, 1], [None, 5.0, None], 0, 1),
+    ],
+)
+def test_within_the_network_the_fastest_there_is_chosen(network, alone, placed, own, chosen):
+    assert ranked(network, alone, placed, own)[0] == chosen
+
+
+def test_the_default_is_among_the_rivals(network):
+    times = [9, 1, 2, 3, 4, 5]
+    _, rivals = ranked(network, times, [None] * 6)
+    assert rivals == [1, 2, 3, 0] and len(rivals) == RIVALS
+    _, rivals = ranked(network, times, [None] * 6, own=1)
+    assert rivals == [1, 2, 3, 4]
 
 
 def test_failures_are_no_candidates(network):

@@ -16,12 +16,15 @@ from alt.build import build
 from alt.compiler import fused
 from alt.errors import AltError
 from alt.propagate import plan_layouts
-from alt.replay import kernels_of_log
+from alt.replay import fastest_variant, kernels_of_log, network_key
 from alt.select import VARIANTS
+from tuner.config import Config
+from tuner.contents import Contents
 from tuner.errors import TuningError
 from tuner.log import TuningLog
 from tuner.options import Options
-from tuner.task import Candidate
+from tuner.records import Header
+from tuner.task import Candidate, Measurement, Status
 
 pytestmark = pytest.mark.llvm
 
@@ -101,6 +104,41 @@ def test_the_log_knows_every_measurement(searched):
     assert len({(r.task, r.candidate) for r in searched_for}) == TRIALS
     assert all(r.measurement.ok for r in searched_for)
     assert {r.task for r in searched_for} == set(tuned.tasks)
+
+
+def test_the_fastest_few_were_timed_within_the_network(searched):
+    folder, tuned, _ = searched
+    log = TuningLog.read(folder / "log.jsonl")
+    within = {key: [r for r in log.records if r.task.endswith(f" {key}")] for key in tuned.tasks}
+    for key, records in within.items():
+        assert records and all(r.task.startswith("within ") for r in records)
+        alone = {r.candidate for r in log.of_task(key)}
+        assert {r.candidate for r in records} <= alone
+        default = tuned.tasks[key].layouts.default()
+        loops = tuned.tasks[key].loops(default).default()
+        assert Candidate(default, loops) in {r.candidate for r in records}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "variant"),
+    [
+        ({"joint": 1.0, "loops": 2.0, "default": 3.0}, "joint"),
+        ({"joint": 1.0, "loops": 1.005, "default": 3.0}, "loops"),
+        ({"joint": 1.0, "loops": 0.996, "default": 1.005}, "default"),
+        ({"joint": 1.0, "default": 0.5}, "default"),
+        ({}, "joint"),
+    ],
+)
+def test_of_variants_about_as_fast_the_simplest_is_taken(searched, seconds, variant):
+    _, tuned, _ = searched
+    header = Header({"cpu": "any"}, {"alt": "0"})
+    log = TuningLog(Contents({}, (), ()))
+    for name, time in seconds.items():
+        candidate = Candidate(Config({"variant": name}), Config({}))
+        measurement = Measurement(Status.ok, (time,))
+        when = "2026-01-01T00:00:00+00:00"
+        log.append(header.record(network_key(tuned.tasks), candidate, measurement, when, "it"))
+    assert fastest_variant(log, tuned.tasks, header) == variant
 
 
 def test_the_same_log_gives_the_same_program(searched):

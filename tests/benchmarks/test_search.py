@@ -33,7 +33,7 @@ def test_ways_are_compared_with_the_first_round_by_round():
         Found("OL NCHW", problem="wrong: it is"),
     ]
     header, rows = ways_table(results)
-    assert [row[header.index("times the first")] for row in rows] == ["1.000", "2.000", "-"]
+    assert [row[header.index("gain")] for row in rows] == ["1.000", "0.500", "-"]
     assert rows[0][header.index("ms")] == "1500.000" and rows[0][header.index("trials")] == "64"
     assert rows[2][-1] == "wrong: it is" and all(len(row) == len(header) for row in rows)
 
@@ -47,9 +47,19 @@ def test_duels_have_a_geometric_mean_over_those_that_were_fought():
         Duel(STRIDED, Found("MetaSchedule"), timed("trials", 1.0), timed("seconds", 2.0)),
     ]
     header, rows = duels_table(duels)
-    assert [row[header.index("equal trials")] for row in rows] == ["4.00", "1.00", "-", "2.00"]
-    assert [row[header.index("equal seconds")] for row in rows] == ["2.00", "-", "-", "2.00"]
-    assert rows[1][-1] == "no" and rows[-1][0] == "geomean"
+    assert [row[header.index("equal trials")] for row in rows] == ["4.00", "1.00", "-", "2.00", "-"]
+    assert [row[header.index("equal seconds")] for row in rows] == ["2.00", "-", "-", "2.00", "-"]
+    assert rows[1][-1] == "no" and rows[-2][0] == "geomean"
+
+
+def test_the_sum_of_duels_counts_every_operator_as_often_as_it_occurs():
+    duels = [
+        Duel(POINTWISE, *(timed(name, s) for name, s in (("them", 3.0), ("t", 1.0), ("s", 2.0)))),
+        Duel(PRODUCT, *(timed(name, s) for name, s in (("them", 4.0), ("t", 8.0), ("s", 1.0)))),
+    ]
+    header, rows = duels_table(duels)
+    assert rows[-1][header.index("equal trials")] == "1.00"  # 2 * 3 + 4 by 2 * 1 + 8
+    assert rows[-1][header.index("equal seconds")] == "2.00"
 
 
 @pytest.mark.parametrize("arguments", [
@@ -115,7 +125,8 @@ def test_a_tiny_run_of_some_ways(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "joint" in printed and "OL NCHW" in printed
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [r["trials"] for r in results] == [6, 6, 6]
+    assert [r["way"] for r in results] == ["untuned", "joint", "OL NCHW", "loops at random"]
+    assert [r["trials"] for r in results] == [0, 6, 6, 6]
     assert all(len(r["timing"]["samples"]) == 2 and r["error"] < 1e-3 for r in results)
 
 
