@@ -141,7 +141,7 @@ class Finals:
         for variant, seconds in samples.items():
             candidate = Candidate(Config({"variant": variant}), Config({}))
             self._note_samples(network_key(self.tasks), candidate, seconds, "the network")
-        self.log.flush()
+        self.log.try_flush()
         return {variant: median(seconds) for variant, seconds in samples.items()}
 
     def _choices(self) -> Choices:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alt.compiler import Model, fused
+from alt.compiler import Model, Progress, fused
 from alt.errors import AltError
 from alt.finals import Finals, now
 from alt.module import Module
@@ -31,6 +31,18 @@ from tuner.driver import Outcome, Round, tune_tasks
 from tuner.log import TuningLog
 from tuner.options import Options
 
+_STAGES = (
+    "import",
+    "simplify",
+    "fuse",
+    "prepare",
+    "check the best on fresh inputs",
+    "time conversions",
+    "time the best within the network",
+    "time the network",
+    "verify",
+)
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -43,6 +55,7 @@ class Tuned:
         outcome: what the search of the tasks found.
         tasks: the tasks by key.
         module: the tuned network; None if the search was interrupted before it was built.
+        unsaved: measurements that could not be written into the log.
     """
 
     log: Path | None
@@ -51,6 +64,7 @@ class Tuned:
     outcome: Outcome
     tasks: Mapping[str, KernelTask] = field(repr=False)
     module: Module | None = field(default=None, repr=False)
+    unsaved: int = 0
 
     @property
     def gain(self) -> float:
@@ -76,6 +90,7 @@ def tune(
     others: Sequence[str | Path] = (),
     verify: bool = True,
     observe: Callable[[Round], None] | None = None,
+    progress: Progress | None = None,
     rpc: str | None = None,
     key: str = "",
 ) -> Tuned:
@@ -98,6 +113,7 @@ def tune(
         others: more logs that the cost model learns from.
         verify: compare the tuned network with ONNX Runtime (or ONNX's reference).
         observe: called after every round of measurements.
+        progress: called as (stage, done, total) when a stage begins.
         rpc: `host:port` of TVM's RPC tracker, to measure on its servers; see `alt.remote`. The
             whole network is timed and verified on one of them, too.
         key: that these servers were started with.
@@ -107,6 +123,11 @@ def tune(
             there is no server to measure on.
         TuningError: if the log cannot be used.
     """
+
+    def tell(stage: str) -> None:
+        if progress is not None:
+            progress(stage, _STAGES.index(stage), len(_STAGES))
+
     policy = policy_of(layouts)
     servers, make = None, Runner
     if rpc is not None:
@@ -114,12 +135,14 @@ def tune(
         servers.require()
         threads = threads or resolve(target).cores
         make = partial(RemoteRunner, rpc=rpc, key=key)
-    network = fused(model, target, shapes=shapes, constants=constants, threads=threads)
+    network = fused(model, target, shapes=shapes, constants=constants, threads=threads, tell=tell)
+    tell("prepare")
     machine = network.machine
     count = threads or min(machine.cores, physical_cores())
     header = header_of(machine, count)
     path = Path(log) if log is not None else None
     records = TuningLog.open(path, header) if path is not None else TuningLog(Contents({}, (), ()))
+    learnt = [TuningLog.read(Path(p)) for p in others]
     chosen = _with_budget(options or Options(), minutes, trials)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
     tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
@@ -142,23 +165,28 @@ def tune(
             stamp=now,
             observe=observe or (lambda _: None),
             model=Boosted(seed=chosen.seed),
-            others=[TuningLog.read(Path(p)) for p in others],
+            others=learnt,
         )
         finals = Finals(network, tasks, records, header, threads, policy, winograd, servers)
         if not outcome.interrupted:
+            tell("check the best on fresh inputs")
             finals.check_best(runner, chosen.seed + 1)
+            tell("time conversions")
             finals.time_conversions(runner)
     if not outcome.interrupted:
+        tell("time the best within the network")
         finals.time_in_place()
+    tell("time the network")
     modules = finals.assembled(finals.variants())
     with finals.running(modules) as running:
         seconds = finals.time_in_turns(running)
         variant = fastest_variant(records, tasks, header)
         if verify:
+            tell("verify")
             found = compare(model, running[variant], constants=constants)
             if not found.ok:
                 raise AltError(f"tuned network: {found}; please report this model and its log")
-    return Tuned(path, variant, seconds, outcome, tasks, modules[variant])
+    return Tuned(path, variant, seconds, outcome, tasks, modules[variant], records.unsaved)
 
 
 def _with_budget(options: Options, minutes: float | None, trials: int | None) -> Options:

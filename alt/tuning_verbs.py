@@ -77,6 +77,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 others=options.also_learn_from,
                 verify=options.verify,
                 observe=observe,
+                progress=progress,
                 rpc=options.rpc,
                 key=options.key,
             )
@@ -220,6 +221,10 @@ def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Ans
         lines.append(f"after    {milliseconds(after)} ms a call, {gain}")
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in outcome.where.items())
     lines += [f"spent    {spent}"] if spent else []
+    if tuned.unsaved:
+        lines.append(
+            f"unsaved  {tuned.unsaved} measurements could not be written: make room, tune again"
+        )
     lines += [f"log      {options.log}", f"next     {shlex.join(command)}"]
     data = {
         "model": str(options.model),
@@ -231,6 +236,7 @@ def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Ans
         "gain": tuned.gain,
         "trials": outcome.trials,
         "interrupted": outcome.interrupted,
+        "unsaved": tuned.unsaved,
         "reason": outcome.reason,
         "elapsed_seconds": seconds,
         "where_seconds": dict(outcome.where),

@@ -92,7 +92,6 @@ class Progress:
 
     def tuning(self, budget: Budget) -> None:
         """Tuning has begun; rounds follow."""
-        self("prepare", 0, 1)
         self._budget = budget
 
     def round(self, each: Round) -> None:
@@ -115,7 +114,7 @@ class Progress:
         else:
             self._print_timed(f"{each.task}  {stage}  {trials}  {found}{network}")
         if self._budget.spent(each.trials, each.elapsed) == 1.0:
-            self("measure the best again, build and time the network", 0, 1)
+            self("measure the best again", 0, 1)
 
     def note(self, message: str) -> None:
         """Say something without disturbing the bar."""

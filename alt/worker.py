@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 
-from alt.build import build
+from alt.build import Program, build
 from alt.expected import Runnable, error_bound, error_of, expected, random_values, runnable
 from alt.graph import Graph, Value
 from alt.memory import RecentArrays
@@ -68,12 +67,25 @@ def one_line(text: str, most: int = 300) -> str:
 
 
 @dataclass
-class _Held:
-    """A candidate that was built."""
+class Held:
+    """A candidate, or a conversion, that was built.
 
-    task: KernelTask
-    program: Any
+    Attributes:
+        program: with its weights.
+        inputs: in the order of its parameters.
+        output: what it computes.
+        bound: the error that is allowed.
+        key: of the task; of a conversion empty.
+        file: its code, as the name and content of a file, if it is to run elsewhere.
+        ready: the program with its memory, once it has run.
+    """
+
+    program: Program
+    inputs: list[Value]
+    output: Value
     bound: float
+    key: str = ""
+    file: tuple[str, bytes] | None = None
     ready: Runnable | None = None
 
 
@@ -91,7 +103,7 @@ class Worker:
     tasks: Mapping[str, KernelTask]
     machine: Machine
     weights: RecentArrays = field(default_factory=lambda: RecentArrays(WEIGHT_BYTES))
-    held: dict[int, _Held] = field(default_factory=dict)
+    held: dict[int, Held] = field(default_factory=dict)
     references: dict[str, np.ndarray] = field(default_factory=dict)
     inputs: dict[str, dict[Value, np.ndarray]] = field(default_factory=dict)
     packed: dict[tuple[Value, Layout], np.ndarray] = field(default_factory=dict)
@@ -149,33 +161,32 @@ class Worker:
     def _reference(self, key: str) -> np.ndarray:
         self._select(key)
         if key not in self.references:
-            self._use_threads()
-            task = self.tasks[key]
-            values = dict(self.inputs[key])
-            self.references[key] = expected(task.kernel, values, task.constants, self.machine)
+            self.references[key] = self._expected(key, self.inputs[key])
         return self.references[key]
 
-    def _build(self, named: Named) -> _Held:
+    def _expected(self, key: str, inputs: Mapping[Value, np.ndarray]) -> np.ndarray:
+        self._use_threads()
+        task = self.tasks[key]
+        return expected(task.kernel, dict(inputs), task.constants, self.here)
+
+    def _build(self, named: Named) -> Held:
         task = self.tasks[named.key]
         program = task.program(named.candidate, self.weights)
-        # Machine code is made when a function is first asked for.
-        program.library["main"]
-        return _Held(task, program, error_bound(str(named.layout.get("algorithm", ""))))
+        bound = error_bound(str(named.layout.get("algorithm", "")))
+        held = Held(program, task.inputs, task.kernel.output, bound, named.key)
+        self._finish(held)
+        return held
 
     def _run(self, request: Run) -> Measurement:
         held = self.held.pop(request.number)
-        self._select(held.task.key)
+        self._select(held.key)
         if request.reference is not None:
-            self.references[held.task.key] = request.reference
-        self._use_threads()
-        output = held.task.kernel.output
+            self.references[held.key] = request.reference
         if held.ready is None:
-            inputs = self.inputs[held.task.key]
-            held.ready = runnable(held.program, inputs, [output], self.packed)
-        reference = None if request.checked else self.references[held.task.key]
-        found = self._measured(
-            held.ready, output, held.bound, reference, request.timing, request.best
-        )
+            inputs = self.inputs[held.key]
+            held.ready = runnable(held.program, inputs, [held.output], self.packed)
+        reference = None if request.checked else self.references[held.key]
+        found = self._measured(held, held.ready, reference, request.timing, request.best)
         if found.ok and not request.last:
             self.held[request.number] = held
         return found
@@ -184,46 +195,54 @@ class Worker:
         start = time.perf_counter()
         held = self._build(request.named)
         seconds = time.perf_counter() - start
-        self._use_threads()
-        task = held.task
-        values = random_values(task.inputs, request.seed)
-        reference = expected(task.kernel, dict(values), task.constants, self.machine)
-        ready = runnable(held.program, values, [task.kernel.output])
-        found = self._measured(ready, task.kernel.output, held.bound, reference, request.timing)
+        values = random_values(held.inputs, request.seed)
+        reference = self._expected(held.key, values)
+        ready = runnable(held.program, values, [held.output])
+        found = self._measured(held, ready, reference, request.timing)
         return replace(found, build_seconds=seconds)
 
     def _convert(self, request: Convert) -> Measurement:
         start = time.perf_counter()
         source, target = (Value(n, request.shape, request.dtype) for n in ("source", "target"))
-        kernel = copy_kernel(source, target)
         layouts = {source: Layout.parse(request.stored), target: Layout.parse(request.wanted)}
-        plan = Plan([kernel], layouts, [target])
+        plan = Plan([copy_kernel(source, target)], layouts, [target])
         program = build(Graph([source], [target], [], {}), plan, self.machine, alone=True)
-        program.library["main"]
+        held = Held(program, [source], target, 0.0)
+        self._finish(held)
         seconds = time.perf_counter() - start
-        self._use_threads()
         values = random_values([source], self.job.seed)
         ready = runnable(program, values, [target])
-        found = self._measured(ready, target, 0.0, values[source], request.timing)
+        found = self._measured(held, ready, values[source], request.timing)
         return replace(found, build_seconds=seconds)
+
+    # --- where candidates run -------------------------------------------------------------------
+
+    @property
+    def here(self) -> Machine:
+        """The machine that computes references."""
+        return self.machine
+
+    def _finish(self, held: Held) -> None:
+        """The last step of building."""
+        # Machine code is made when a function is first asked for.
+        held.program.library["main"]
 
     def _measured(
         self,
+        held: Held,
         ready: Runnable,
-        output: Value,
-        bound: float,
         reference: np.ndarray | None,
         timing: Timing,
         best: float = inf,
     ) -> Measurement:
         """Run once, compare, time; without a reference only time."""
+        self._use_threads()
         first = seconds_of(ready)
         error = None
         if reference is not None:
-            error = error_of(ready, output, reference)
-            if not error <= bound:
-                message = f"differs by {error:.2g} of the largest element, {bound:g} is allowed"
-                return Measurement(Status.wrong, error=error, message=message)
+            error = error_of(ready, held.output, reference)
+            if not error <= held.bound:
+                return wrong(error, held.bound)
         fastest = fastest_call(ready, timing, first, timing.hopeless * best)
         if fastest > timing.hopeless * best:
             return Measurement(Status.ok, (fastest,), error)
@@ -235,6 +254,12 @@ class Worker:
 
     def _use_threads(self) -> None:
         use_threads(self.job.threads, self.job.threads)
+
+
+def wrong(error: float, bound: float, where: str = "") -> Measurement:
+    """The measurement of a candidate that computes something else."""
+    message = f"{where}differs by {error:.2g} of the largest element, {bound:g} is allowed"
+    return Measurement(Status.wrong, error=error, message=message)
 
 
 def _allow_memory(more: int) -> None:

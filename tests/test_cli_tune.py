@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,11 +48,14 @@ def tuned(tmp_path_factory):
 def test_tuning_says_what_it_does_and_what_came_out(tuned):
     folder, result = tuned
     assert result.returncode == 0, result.stderr
-    *lines, last = result.stderr.splitlines()
-    assert last.endswith("build and time the network")
-    assert lines[0].endswith("] prepare")
-    assert len(lines) >= 2
-    assert [line for line in lines[1:] if not ROUND.fullmatch(line)] == []
+    lines = result.stderr.splitlines()
+    rounds = [line for line in lines if ROUND.fullmatch(line)]
+    first = lines.index(rounds[0])
+    assert lines[first : first + len(rounds)] == rounds
+    stages = [line.split("] ")[1] for line in lines if line not in rounds]
+    assert stages[:first] == ["import", "simplify", "fuse", "prepare"]
+    assert stages[first] == "measure the best again"
+    assert {"time conversions", "time the network"} <= set(stages[first:])
     assert re.search(r"^before +\S+ ms a call$", result.stdout, re.MULTILINE)
     assert re.search(r"^after +\S+ ms a call, \S+ times as fast: ", result.stdout, re.MULTILINE)
     assert "8 trials of 1 tasks" in result.stdout
@@ -135,7 +139,13 @@ def test_interrupt_keeps_everything_and_names_the_next_command(tmp_path, capsys,
         start_new_session=True,
     )
     assert process.stderr is not None
-    assert [process.stderr.readline() for _ in range(2)][1].count("trials") == 1
+    stages = list(takewhile(lambda line: "trials" not in line, iter(process.stderr.readline, "")))
+    assert [line.split("] ")[1].strip() for line in stages] == [
+        "import",
+        "simplify",
+        "fuse",
+        "prepare",
+    ]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers, too
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors

@@ -160,7 +160,7 @@ class _Run:
         outcome.where = {
             "measuring": self.measuring, "searching": self._elapsed - self.measuring,
         }  # fmt: skip
-        self.log.flush()
+        self.log.try_flush()
         return outcome
 
     def _search(self) -> str:

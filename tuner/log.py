@@ -133,6 +133,14 @@ class TuningLog:
         """
         self._remember(record)
         self._unsaved.append(record)
+        return self.try_flush()
+
+    def try_flush(self) -> bool:
+        """Write what could not be written yet, if that is possible by now.
+
+        Returns:
+            Whether all records are on the disk; if not, a warning that says why is logged.
+        """
         try:
             self.flush()
         except TuningError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from alt.errors import AltError
 from alt.propagate import plan_layouts
 from alt.replay import fastest_variant, kernels_of_log, network_key
 from alt.select import VARIANTS
+from tuner import journal
 from tuner.config import Config
 from tuner.contents import Contents
 from tuner.errors import TuningError
@@ -117,6 +120,23 @@ def test_the_fastest_few_were_timed_within_the_network(searched):
         default = tuned.tasks[key].layouts.default()
         loops = tuned.tasks[key].loops(default).default()
         assert Candidate(default, loops) in {r.candidate for r in records}
+
+
+def test_a_full_disk_costs_the_log_and_not_the_network(tmp_path, monkeypatch):
+    proto, inputs = network()
+    whole = journal.append
+
+    def full(path, lines, *rest):
+        if path.exists() and path.stat().st_size > 1000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(path, lines, *rest)
+
+    monkeypatch.setattr(journal, "append", full)
+    log = tmp_path / "log.jsonl"
+    tuned = alt.tune(proto, trials=4, threads=1, log=log, options=Options(batch=4), verify=False)
+    assert tuned.unsaved > 0
+    assert_same(tuned.module(**inputs), run_reference(proto, inputs), length=5000)
+    assert TuningLog.read(log).skipped == ()
 
 
 @pytest.mark.parametrize(
