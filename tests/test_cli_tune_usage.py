@@ -39,11 +39,11 @@ def asked(monkeypatch, tmp_path):
 
 def test_options_reach_the_tuner(asked, capsys):
     options = "--minutes 0.5 --trials 7 --log l.jsonl --threads 3 --layouts NCHW --no-verify "
-    options += "--layout-search ppo --loop-search random --joint-share 0.25 --batch 5 --seed 9 "
+    options += "--layout-search ppo --loop-search random --joint-share 0.4 --batch 5 --seed 9 "
     options += "--also-learn-from a.jsonl b.jsonl --shape x=1,3 --no-winograd"
     assert main(["tune", "m.onnx", *options.split()]) == 0
     assert asked["options"] == Options(
-        layouts="ppo", loops="random", joint_share=0.25, batch=5, seed=9
+        layouts="ppo", loops="random", joint_share=0.4, batch=5, seed=9
     )
     expected = {"minutes": 0.5, "trials": 7, "log": Path("l.jsonl"), "threads": 3, "verify": False}
     others = [Path("a.jsonl"), Path("b.jsonl")]

@@ -70,7 +70,7 @@ class Options:
     trials: int | None = None
     seconds: float | None = None
     batch: int = 16
-    joint_share: float = 0.5
+    joint_share: float = 0.25
     layout_rounds: int = 1
     layouts: SearcherName = "exhaustive"
     loops: SearcherName = "evolution"

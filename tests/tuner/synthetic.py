@@ -153,7 +153,7 @@ def tuned(tasks, log, measurer: Measured | None = None, **options):
         measurer,
         log,
         HEADER,
-        Options(**options),
+        Options(**{"joint_share": 0.5} | options),  # these small spaces are soon searched
         clock=measurer.clock,
         stamp=lambda: "2025-01-31T12:00:00Z",
         observe=rounds.append,

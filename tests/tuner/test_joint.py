@@ -18,6 +18,7 @@ TASK = Synthetic()
 
 
 def search_of(task=TASK, known=None, seed=0, **options):
+    options = {"joint_share": 0.5} | options
     return TaskSearch(task, Options(**options), np.random.default_rng(seed), known)
 
 
