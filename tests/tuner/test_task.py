@@ -27,7 +27,9 @@ def test_best_is_among_the_samples_and_one_outlier_of_many_does_not_move_it(samp
 @given(SAMPLES, st.floats(1e-3, 1e3))
 def test_spread_has_no_unit(samples, unit):
     scaled = Measurement(Status.ok, tuple(unit * sample for sample in samples))
-    assert scaled.spread == pytest.approx(Measurement(Status.ok, samples).spread, rel=1e-6, abs=1e-6)
+    assert scaled.spread == pytest.approx(
+        Measurement(Status.ok, samples).spread, rel=1e-6, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.ok])
