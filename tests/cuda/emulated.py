@@ -38,6 +38,8 @@ def compiled(source: str) -> ctypes.CDLL:
         r"\1* \2 = (\1*)(((uintptr_t)emulation::dynamic_shared.data() + 127) / 128 * 128);",
         source,
     )
+    # C++ wants the alignment first.
+    source = re.sub(r"__shared__ (alignas\(\d+\)) ", r"\1 __shared__ ", source)
     with tempfile.TemporaryDirectory() as folder:
         file, library = Path(folder) / "kernels.cc", Path(folder) / "kernels.so"
         file.write_text(source)
