@@ -12,11 +12,11 @@ from math import ceil, inf
 
 import numpy as np
 
-from alt.artifact import linked
 from alt.build import Program, build
 from alt.errors import AltError
 from alt.expected import Runnable, error_bound, error_of, expected, random_values, runnable
 from alt.graph import Graph, Value
+from alt.linker import linked
 from alt.messages import Build, Built, Check, Convert, Job, Named, Reply, Request, Run, Timing
 from alt.propagate import Plan, copy_kernel
 from alt.servers import Servers

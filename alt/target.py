@@ -63,6 +63,19 @@ Hardware = Machine | Gpu
 """What code is compiled for; sketches for one kind never see the other."""
 
 
+def require_cpu(machine: Hardware) -> Machine:
+    """The machine as one that kernels are tuned on.
+
+    Raises:
+        AltError: if it is a GPU.
+    """
+    if isinstance(machine, Gpu):
+        raise AltError(
+            f"kernels for GPUs ({machine.arch}) cannot be tuned yet; compile without a log"
+        )
+    return machine
+
+
 def _host_cpu() -> str:
     return str(tvm.get_global_func("target.llvm_get_system_cpu")())
 

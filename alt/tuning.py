@@ -26,7 +26,7 @@ from alt.replay import decide, fastest_variant, header_of, measured_in, network_
 from alt.runner import Runner
 from alt.select import VARIANTS, Choices, Variant, choices_of
 from alt.servers import Servers
-from alt.target import physical_cores, resolve
+from alt.target import physical_cores, require_cpu, resolve
 from alt.tasks import KernelTask, tasks_of
 from alt.verify import verify as compare
 from tuner.boosted import Boosted
@@ -127,7 +127,7 @@ def tune(
         threads = threads or resolve(target).cores
         make = partial(RemoteRunner, rpc=rpc, key=key)
     network = fused(model, target, shapes=shapes, constants=constants, threads=threads)
-    machine = network.machine
+    machine = require_cpu(network.machine)
     count = threads or min(machine.cores, physical_cores())
     header = header_of(machine, count)
     path = Path(log) if log is not None else None

@@ -20,12 +20,12 @@ class CudaCode:
 
     Attributes:
         host: TVM's library with `main`.
-        images: machine code of the kernels, for the CUDA driver.
+        images: machine code of the kernels, for the CUDA driver: bytes or arrays of them.
         launches: what the runtime has to know of the kernels in each image, as plain data.
     """
 
     host: Any
-    images: Sequence[bytes]
+    images: Sequence[Any]
     launches: Sequence[Mapping[str, Any]]
 
     def linked(self) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import tvm
 
 from alt.errors import AltError
+from alt.processor import architecture
 
 EXAMPLE = '{"kind": "cuda", "arch": "sm_90"}'
 """A target that needs no device."""
@@ -108,7 +109,14 @@ class Gpu:
     @property
     def description(self) -> dict[str, object]:
         """What an artifact must find again on the machine that loads it."""
-        return {"target": str(self.target), "kind": "cuda", "arch": self.arch}
+        triple = str(self.target.host.attrs.get("mtriple", ""))
+        host = {
+            "arch": architecture(triple),
+            "mcpu": "generic",
+            "mtriple": triple,
+            "features": [],
+        }
+        return {"target": str(self.target), "kind": "cuda", "arch": self.arch, "host": host}
 
 
 def capability_of(arch: str) -> int:

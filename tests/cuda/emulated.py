@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from gxx import compile_cuda, kernels_of
 
 from alt.build import Program, build
 from alt.compiler import Fused, fused
@@ -22,33 +21,10 @@ from alt.memory import ALIGNMENT
 from alt.propagate import plan_layouts
 
 SM_90 = {"kind": "cuda", "arch": "sm_90"}
-HEADERS = Path(__file__).parent / "emulation"
-WAITS = re.compile(r"__syncthreads|__syncwarp|__shfl")
 ENDS = ("", "its threads wait for each other for ever", "too many arguments")
 MARGIN, MARK = 512, 0xA5
 
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-
-
-def compiled(source: str) -> ctypes.CDLL:
-    """CUDA C as a library for this machine."""
-    # Memory that a launch asks for is an array that it does not declare the size of.
-    source = re.sub(
-        r"extern __shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?(\w+) (\w+)\[\];",
-        r"\1* \2 = (\1*)(((uintptr_t)emulation::dynamic_shared.data() + 127) / 128 * 128);",
-        source,
-    )
-    # C++ wants the alignment first.
-    source = re.sub(r"__shared__ (alignas\(\d+\)) ", r"\1 __shared__ ", source)
-    with tempfile.TemporaryDirectory() as folder:
-        file, library = Path(folder) / "kernels.cc", Path(folder) / "kernels.so"
-        file.write_text(source)
-        flags = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-fno-strict-aliasing"]
-        # As nvcc, which knows no fused operations across statements of C either.
-        command = ["g++", *flags, "-ffp-contract=off", f"-I{HEADERS}", str(file), "-o"]
-        done = subprocess.run([*command, str(library)], capture_output=True, text=True)
-        assert done.returncode == 0, f"{done.stderr[:3000]}\n{source}"
-        return ctypes.CDLL(str(library))
 
 
 def planned(network: Fused) -> Program:
@@ -67,7 +43,11 @@ class Emulation:
     def __init__(self, program: Program) -> None:
         assert isinstance(program.library, Lowered)
         self.program = program
-        self.library = compiled(program.library.source)
+        self.kernels = kernels_of(program.library.source)
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "kernels.so"
+            compile_cuda(program.library.source, library)
+            self.library = ctypes.CDLL(str(library))
 
     def __call__(self, inputs: Sequence[np.ndarray], backwards: bool = False) -> list[np.ndarray]:
         """What `main` would do, launch by launch; `backwards` starts with the last thread."""
@@ -108,16 +88,10 @@ class Emulation:
             triple(*shape.grid),
             triple(*shape.block),
             shape.dynamic_bytes,
-            int(waits(lowered.source, function)),
+            int(self.kernels[function][1]),
             int(backwards),
         )
         assert code == 0, f"kernel {function}: {ENDS[code]}"
-
-
-def waits(source: str, function: str) -> bool:
-    """Whether the threads of a kernel wait for each other."""
-    body = source.split(f" {function}(")[-1].split('extern "C" __global__')[0]
-    return WAITS.search(body) is not None
 
 
 def fenced(size: int) -> np.ndarray:
