@@ -160,14 +160,15 @@ def _module(options: argparse.Namespace, progress: Progress) -> Module:
             f"{options.model} is compiled already, --log {options.log} changes nothing; "
             "give it when you compile the ONNX model"
         )
-    return alt.load(options.model, threads=options.threads)
+    return alt.load(options.model, threads=options.threads, device=options.device)
 
 
 def compiled(options: argparse.Namespace, progress: Progress) -> Module:
     """The ONNX model named on the command line, compiled with the options given there."""
+    device = getattr(options, "device", None)
     return alt.compile(
         options.model,
-        getattr(options, "target", "llvm"),
+        getattr(options, "target", "llvm" if device is None else "cuda"),
         shapes=options.shape,
         constants=constants_of(options),
         threads=options.threads,
@@ -176,6 +177,7 @@ def compiled(options: argparse.Namespace, progress: Progress) -> Module:
         layouts=options.layouts,
         log=options.log,
         allow_partial=options.allow_partial,
+        device=device,
         progress=progress,
     )
 

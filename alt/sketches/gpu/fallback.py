@@ -72,9 +72,7 @@ def _phase(scope: GpuScope, node: Node, phase: Phase) -> Region:
                 where = [g * outputs + o, channel, *factor]
             return _or_zero(scope, node, inside) * scope.load(weight, where)
 
-        # A transposed convolution may have outputs that nothing reaches.
-        reduced = (channels, *phase.taps)
-        return _sum(scope, node, indices, reduced if prod(phase.taps) else (0,), step)
+        return _sum(scope, node, indices, (channels, *phase.taps), step)
 
     return Region((x.shape[0], groups, outputs, *phase.count), element)
 
@@ -128,7 +126,8 @@ def _sum(
     return allocate(
         acc,
         tirx.BufferStore(acc, tirx.const(0, dtype), here),
-        scope.nest(reduced, add, name="k"),
+        # A transposed convolution may have outputs that nothing reaches.
+        scope.nest(reduced, add, name="k") if prod(reduced) else None,
         *emit.statements,
         scope.store(where, value),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -77,12 +76,6 @@ class GpuScope(Scope):
             )
         return inner
 
-    def parallel(self, extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
-        """One thread per point: what a CPU sketch spreads over cores."""
-        from alt.sketches.gpu.grid import Region, over_elements
-
-        return over_elements(self, Region(tuple(extents), body))
-
     def shared(self, elements: int, dtype: str = "float32", name: str = "shared") -> Any:
         """An array that the threads of a block have in common, allocated where `allocate` says."""
         return tirx.decl_buffer((elements,), dtype, name, scope="shared")
@@ -148,8 +141,3 @@ def threads_for(work: int, gpu: Gpu, most: int = 256) -> int:
     while threads > 2 * gpu.warp and -(-work // threads) < 2 * gpu.cores:
         threads //= 2
     return threads
-
-
-def blocks_for(extents: Sequence[int], threads: int) -> int:
-    """How many blocks cover the points of a box."""
-    return -(-prod(extents) // threads)
