@@ -95,6 +95,11 @@ def target(text: str) -> str | dict[str, object]:
         raise argparse.ArgumentTypeError(f"{text} is not JSON: {error}") from error
 
 
+def device(text: str) -> int | str:
+    """A GPU by number or name."""
+    return int(text) if text.isdecimal() else text
+
+
 def picture(text: str) -> Path:
     """The name of a picture, whose suffix says what kind."""
     path = Path(text)

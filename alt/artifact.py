@@ -1,10 +1,11 @@
 """Saved modules: one file with code, weights and everything needed to call them.
 
-The file is a zip archive, nothing in it compressed, with three members in this order:
+The file is a zip archive, nothing in it compressed, with these members in this order:
 
 - `alt.json`, the header: plain data about the module, the machine it needs and its kernels;
 - `code.so`, a shared library; or `code.o`, if nothing here links for the target: then the machine
   that loads it does;
+- for a GPU `kernels0.cubin`, `kernels1.cubin`, ...: what the CUDA driver loads;
 - `weights.bin`, at a multiple of the page size, so that it is mapped and not read: loading takes
   no copy, and processes that load the same file share its memory.
 
@@ -16,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import struct
-import subprocess
 import tempfile
 import zipfile
 import zlib
@@ -29,17 +28,18 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm.support import cc
 
+from alt.cuda.code import CudaCode, device_of, device_refusal
 from alt.errors import AltError
+from alt.linker import OBJECT, SHARED, link, linked, linker_for
 from alt.memory import ALIGNMENT, aligned_empty
 from alt.module import Module
-from alt.processor import architecture, refusal
+from alt.processor import refusal
 
 FORMAT = 1
 """Version of the file format; raised when older readers would misunderstand a file."""
 
-_HEADER, _SHARED, _OBJECT, _WEIGHTS = "alt.json", "code.so", "code.o", "weights.bin"
+_HEADER, _WEIGHTS = "alt.json", "weights.bin"
 _PAGE_BYTES = 4096
 _CHUNK_BYTES = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -61,19 +61,23 @@ def save(module: Module, path: str | Path) -> None:
         raise AltError(
             f"cannot write {target}: there is no folder {target.parent}; create it first"
         )
-    name, code = _code(module)
+    name, code = module.code or linked(module.library, _host_of(module.header))
     header = {
         **module.header,
         "format": FORMAT,
         "versions": {"alt": _version("alt-compiler"), "tvm": tvm.__version__},
     }
-    members = {_HEADER: json.dumps(header).encode(), name: code, _WEIGHTS: module.weights}
+    members = {_HEADER: json.dumps(header).encode(), name: code}
+    members |= {f"kernels{k}.cubin": image for k, image in enumerate(module.images)}
+    members[_WEIGHTS] = module.weights
     with _replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for member, content in members.items():
             _write_member(archive, member, memoryview(content))
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Module:
+def load(
+    path: str | Path, *, threads: int | None = None, device: int | str | None = None
+) -> Module:
     """Restore a module that `Module.save` wrote.
 
     An artifact holds machine code: load only those that you trust.
@@ -82,10 +86,11 @@ def load(path: str | Path, *, threads: int | None = None) -> Module:
         path: the file.
         threads: threads to run on; by default those it was compiled with, if they were given then,
             else one a physical core of this machine.
+        device: the GPU to run on, by number or name; the first one by default.
 
     Raises:
         AltError: if the file is missing, damaged, not an artifact, of a newer format, or for
-            another CPU. Nothing of it has run then.
+            another CPU or GPU. Nothing of it has run then.
     """
     source = Path(path)
     if threads is not None and threads < 1:
@@ -93,16 +98,31 @@ def load(path: str | Path, *, threads: int | None = None) -> Module:
     content = _map(source)
     members = _members(source, content)
     header = _header(source, content, members)
-    reason = refusal(header["target"])
+    on_gpu = header["target"]["kind"] == "cuda"
+    if on_gpu and threads is not None:
+        raise AltError(f"cannot load {source} on {threads} threads: it is for a GPU")
+    if not on_gpu and device is not None:
+        raise AltError(f"cannot load {source} on device {device!r}: it is for a CPU")
+    reason = refusal(_host_of(header))
+    if reason is None and on_gpu:
+        reason = device_refusal(header["target"]["arch"], device_of(device))
     if reason is not None:
         raise AltError(f"cannot load {source}: {reason}; compile the model for this machine")
-    name = _SHARED if _SHARED in members else _OBJECT
+    name = SHARED if SHARED in members else OBJECT
     code, weights = (_slice(content, members[member]) for member in (name, _WEIGHTS))
     if weights.ctypes.data % ALIGNMENT:  # another program packed the archive again
         copy = aligned_empty(weights.size)
         copy[:] = weights
         weights = copy
     library = _load_code(source, name, code, header)
+    if on_gpu:
+        from alt.cuda.module import CudaModule
+
+        images = [
+            _slice(content, members[f"kernels{k}.cubin"]) for k in range(len(header["launches"]))
+        ]
+        cuda = CudaCode(library, images, header["launches"])
+        return CudaModule(cuda, weights, header, device, (name, code))
     return Module(library, weights, header, threads or header["threads"], (name, code))
 
 
@@ -160,58 +180,10 @@ def _mode(path: Path) -> int:
     return 0o666 & ~mask
 
 
-def _code(module: Module) -> tuple[str, Any]:
-    """The module's code as a member: its name and content."""
-    if module.code is not None:
-        return module.code
-    return linked(module.library, module.header["target"])
-
-
-def linked(library: Any, target: Mapping[str, Any]) -> tuple[str, bytes]:
-    """A library as a file: its name and content.
-
-    Args:
-        library: what TVM compiled.
-        target: `Machine.description` of what it is for; if nothing here links for that, the file is
-            an object file.
-
-    Raises:
-        AltError: if there is no C compiler, or it cannot link.
-    """
-    linker = _linker(target)
-    with tempfile.TemporaryDirectory(prefix="alt-save-") as folder:
-        compiled = Path(folder) / _OBJECT
-        library.mod.write_to_file(str(compiled))
-        if linker is None:
-            return _OBJECT, compiled.read_bytes()
-        return _SHARED, _link(linker, compiled).read_bytes()
-
-
-def _linker(target: Mapping[str, Any]) -> str | None:
-    """The compiler that links for a target; None if it has another architecture and none is here.
-
-    Raises:
-        AltError: if the target has this machine's architecture, and there is no C compiler.
-    """
-    if target["arch"] != architecture():
-        found = (shutil.which(f"{target['mtriple']}-{name}") for name in ("gcc", "g++", "clang"))
-        return next((compiler for compiler in found if compiler), None)
-    linker = cc.get_cc()
-    if linker is None or shutil.which(linker) is None:
-        named = f"{linker!r}, which CXX or CC names, is not there" if linker else "none is on PATH"
-        raise AltError(f"saving a module needs a C compiler to link it, but {named}; install gcc")
-    return linker
-
-
-def _link(linker: str, compiled: Path) -> Path:
-    shared = compiled.with_name(_SHARED)
-    command = [linker, "-shared", "-fPIC", "-o", str(shared), str(compiled), "-lm"]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise AltError(f"cannot link the module with {linker}: {said[-1]}") from error
-    return shared
+def _host_of(header: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The CPU that a module's host code is for."""
+    target = header["target"]
+    return target.get("host", target)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -282,10 +254,10 @@ def _load_code(path: Path, name: str, code: np.ndarray, header: Mapping[str, Any
             file.write_bytes(code.data)
         except OSError as error:
             raise AltError(f"cannot load {path}: cannot unpack its code: {error}") from error
-        if name == _OBJECT:
-            linker = _linker(header["target"])
+        if name == OBJECT:
+            linker = linker_for(_host_of(header))
             assert linker is not None
-            file = _link(linker, file)
+            file = link(linker, file)
         try:
             return tvm.runtime.load_module(str(file))
         except Exception as error:

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 import tvm
-from tvm import ir, tirx
+from tvm import ir
 
+from alt.cuda.gpu import Gpu
+from alt.cuda.lower import lower
+from alt.entries import Tensors, entry_points
 from alt.errors import AltError
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
 from alt.memory import ALIGNMENT, SLACK_BYTES, RecentArrays, aligned
 from alt.propagate import Plan
-from alt.sketches import sketch_for
-from alt.sketches.scope import Argument, Scope, i32, seq
-from alt.target import Machine
-from alt.weights import ConstantKey, constant_key, pack_weights
+from alt.sketches import scope_of, sketch_for
+from alt.sketches.scope import Argument
+from alt.target import Hardware
+from alt.weights import pack_weights
 from primitives import Layout
 from tuner.choices import Given
 
 MAX_ELEMENTS = 2**31 - 1
-
-_MONOTONIC, _MONOTONIC_DARWIN = 1, 6
-"""`CLOCK_MONOTONIC` of the C library."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,13 @@ class Program:
     """A compiled network before it meets data.
 
     Attributes:
-        library: TVM's executable with the entry point `main` and, for timing, every kernel.
+        library: TVM's executable with the entry point `main` and another for timing; for a GPU
+            the host's code and the kernels.
         steps: the calls `main` makes.
         weights: all constants in the form the kernels read, one buffer.
         arena_bytes: memory for everything computed on the way.
         plan: the layouts behind it.
-        places: where each tensor lies: (buffer, byte offset).
+        tensors: where each tensor lies.
     """
 
     library: Any
@@ -64,14 +64,14 @@ class Program:
     weights: np.ndarray
     arena_bytes: int
     plan: Plan
-    places: dict[Value, tuple[str, int]] = field(default_factory=dict)
+    tensors: Tensors
     module: Any = None
 
 
 def build(
     graph: Graph,
     plan: Plan,
-    machine: Machine,
+    machine: Hardware,
     alone: bool = False,
     packed: RecentArrays | None = None,
 ) -> Program:
@@ -98,11 +98,20 @@ def build(
         layout = plan.layouts.get(value)
         assert alone or layout is None or not layout.has_padding, f"the caller would see {layout}"
     symbols = {name: ir.GlobalVar(name) for name in functions}
-    sizes = weights.size, arena
-    entries = _entries(graph, plan, steps, symbols, places, constants, sizes, machine)
-    if alone:  # nobody asks which of its kernels takes how long, and it takes time to compile
-        entries = {name: entry for name, entry in entries.items() if name.name_hint == "main"}
+    calls = [(symbols[step.function], step.arguments) for step in steps]
+    values = graph.inputs, plan.outputs, plan.layouts
+    tensors = Tensors(*values, places, constants, weights.size, arena)
+    entries = entry_points(tensors, calls, machine, alone)
     module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
+    if isinstance(machine, Gpu):
+        library: Any = lower(module, machine)
+    else:
+        library = _compile(module, machine.target, alone)
+    return Program(library, steps, weights, arena, plan, tensors, module)
+
+
+def _compile(module: Any, target: Any, alone: bool) -> Any:
+    """The library of a CPU's code."""
     # The first pass puts every named subexpression back where it is used, which grows expressions
     # that share much (softplus, mish) out of all proportion. The second looks for what LLVM finds,
     # too, and takes a tenth of the time to build a kernel.
@@ -110,8 +119,7 @@ def build(
     config = {"tirx.disable_assert": alone}
     disabled = ["tirx.StmtSimplify", "tirx.CommonSubexprElim"]
     with tvm.transform.PassContext(disabled_pass=disabled, config=config):
-        library = tvm.compile(module, machine.target, tir_pipeline="tirx")
-    return Program(library, steps, weights, arena, plan, places, module)
+        return tvm.compile(module, target, tir_pipeline="tirx")
 
 
 # --- kernels ------------------------------------------------------------------------------------
@@ -139,7 +147,7 @@ def kernel_key(
     return "\n".join(lines)
 
 
-def _functions(graph: Graph, plan: Plan, machine: Machine) -> tuple[dict[str, Any], list[Step]]:
+def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, Any], list[Step]]:
     functions: dict[str, Any] = {}
     made: dict[str, Step] = {}
     steps: list[Step] = []
@@ -155,7 +163,7 @@ def _functions(graph: Graph, plan: Plan, machine: Machine) -> tuple[dict[str, An
             attrs = kernel.anchor.attrs if kernel.anchor is not None else {}
             # A schedule found elsewhere is brought as near as this kernel's layouts allow.
             choose = Given(attrs.get("loops", {}), strict=False)
-            scope = Scope(kernel, plan.layouts, graph.constants, machine, choose)
+            scope = scope_of(kernel, plan.layouts, graph.constants, machine, choose)
             body = sketch_for(scope)(scope)
             name = f"k{len(made)}_{_identifier(kernel.name)}"
             functions[name] = scope.finish(body)
@@ -233,66 +241,3 @@ def _first_fit(taken: Sequence[tuple[int, int]], size: int) -> int:
             return offset
         offset = max(offset, start + length)
     return offset
-
-
-# --- the entry points ---------------------------------------------------------------------------
-
-
-def _entries(
-    graph: Graph,
-    plan: Plan,
-    steps: Sequence[Step],
-    symbols: Mapping[str, ir.GlobalVar],
-    places: Mapping[Value, tuple[str, int]],
-    constants: Mapping[ConstantKey, int],
-    sizes: tuple[int, int],
-    machine: Machine,
-) -> dict[ir.GlobalVar, Any]:
-    """`main` calls every kernel; `profile` reads the clock in between."""
-    buffers: dict[str, Any] = {}
-    for prefix, values in (("in", graph.inputs), ("out", plan.outputs)):
-        for number, value in enumerate(values):
-            name = f"{prefix}{number}"
-            layout = plan.layouts.get(value)
-            cells = prod(value.shape) if layout is None else layout.elements
-            buffers[name] = tirx.decl_buffer((max(cells, 1),), value.dtype, name)
-    weight_bytes, arena_bytes = sizes
-    buffers["weights"] = tirx.decl_buffer((weight_bytes,), "uint8", "weights")
-    buffers["arena"] = tirx.decl_buffer((arena_bytes,), "uint8", "arena")
-
-    def pointer(argument: Argument) -> Any:
-        if argument.value in graph.constants:
-            name, offset = "weights", constants[constant_key(argument)]
-        else:
-            name, offset = places[argument.value]
-        index = tirx.IntImm("int64", offset)
-        return tirx.address_of(tirx.BufferLoad(buffers[name], [index]))
-
-    calls = [
-        tirx.Evaluate(
-            ir.Call(
-                symbols[step.function],
-                [pointer(a) for a in step.arguments],
-                ret_ty="int32",
-            )
-        )
-        for step in steps
-    ]
-    stamps = tirx.decl_buffer((2 * len(steps) + 2,), "int64", "stamps")
-    darwin = "darwin" in str(machine.target.attrs.get("mtriple", ""))
-    clock = i32(_MONOTONIC_DARWIN if darwin else _MONOTONIC)
-
-    def stamp(number: int) -> Any:
-        """Store seconds and nanoseconds, as the C library's clock gives them."""
-        to = tirx.address_of(tirx.BufferLoad(stamps, [i32(2 * number)]))
-        return tirx.Evaluate(tirx.call_extern("int32", "clock_gettime", clock, to))
-
-    timed = [stamp(0)]
-    for number, call in enumerate(calls, 1):
-        timed += [call, stamp(number)]
-    arguments = list(buffers.values())
-    bodies = {"main": (arguments, calls), "profile": ([*arguments, stamps], timed)}
-    return {
-        ir.GlobalVar(name): tirx.PrimFunc(taken, seq(*body)).with_attr("global_symbol", name)
-        for name, (taken, body) in bodies.items()
-    }

@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import onnx
 
+from alt.arrays import Signature
 from alt.attention import fuse_attention
 from alt.build import build
 from alt.canonical import canonicalize
+from alt.cuda.assemble import cuda_module
+from alt.cuda.gpu import Gpu
 from alt.describe import describe_kernels
 from alt.errors import AltError
 from alt.frontend import Imported, import_model
 from alt.graph import Graph
 from alt.kernels import Kernel, fuse
-from alt.module import Module, Signature
+from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
 from alt.relax_graph import to_graph
-from alt.target import Machine, physical_cores, resolve
+from alt.target import Hardware, physical_cores, resolve
 from alt.verify import verify as compare
 
 Model = str | Path | bytes | onnx.ModelProto
@@ -44,7 +47,7 @@ class Fused:
     imported: Imported
     graph: Graph
     kernels: list[Kernel]
-    machine: Machine
+    machine: Hardware
 
 
 def compile(  # noqa: A001 - the verb users know
@@ -59,13 +62,15 @@ def compile(  # noqa: A001 - the verb users know
     layouts: str | LayoutPolicy = JOINT,
     log: str | Path | None = None,
     allow_partial: bool = False,
+    device: int | str | None = None,
     progress: Progress | None = None,
 ) -> Module:
     """Compile an ONNX model for this machine, without measuring anything.
 
     Args:
         model: a path, the bytes of a model, or a loaded one.
-        target: `"llvm"` for this machine, or any TVM target that names another.
+        target: `"llvm"` for this machine, `"cuda"` for its GPU, or any TVM target that names
+            another: `{"kind": "cuda", "arch": "sm_90"}`.
         shapes: shapes for inputs that have dynamic dimensions.
         constants: contents for inputs that are to be fixed (axes, shapes, pads).
         threads: threads to use; one a physical core by default.
@@ -78,6 +83,7 @@ def compile(  # noqa: A001 - the verb users know
             same program.
         allow_partial: leave operators that the log does not know to the compiler's rules, instead
             of refusing.
+        device: the GPU to run on, by number or name; the first one by default.
         progress: called as (stage, done, total).
 
     Raises:
@@ -100,7 +106,9 @@ def compile(  # noqa: A001 - the verb users know
         kernels = kernels_of_log(
             network, log, count, policy=policy, winograd=winograd, allow_partial=allow_partial
         )
-    module = assemble(network, kernels, threads, policy, winograd, lambda: tell("build"))
+    module = assemble(
+        network, kernels, threads, policy, winograd, lambda: tell("build"), device=device
+    )
     if verify:
         tell("verify")
         found = compare(model, module, constants=constants)
@@ -135,6 +143,7 @@ def assemble(
     policy: LayoutPolicy = JOINT,
     winograd: bool = True,
     planned: Callable[[], None] = lambda: None,
+    device: int | str | None = None,
 ) -> Module:
     """The second half of `compile`: layouts, code, memory.
 
@@ -145,12 +154,19 @@ def assemble(
         policy: which layouts there are.
         winograd: whether Winograd's algorithm may be used.
         planned: called once the layouts are known.
+        device: the GPU to run on.
+
+    Raises:
+        AltError: if a device is named for a CPU, or nvcc is needed and missing.
     """
-    plan = plan_layouts(network.graph, kernels, network.machine, winograd, policy)
+    machine = network.machine
+    if device is not None and not isinstance(machine, Gpu):
+        raise AltError(f"device={device!r} is for GPUs, and the target is a CPU: leave it out")
+    plan = plan_layouts(network.graph, kernels, machine, winograd, policy)
     planned()
-    program = build(network.graph, plan, network.machine)
+    program = build(network.graph, plan, machine)
     header = {
-        "target": network.machine.description,
+        "target": machine.description,
         "threads": threads,
         "arena_bytes": program.arena_bytes,
         "inputs": [Signature(*value).to_dict() for value in network.imported.inputs],
@@ -158,5 +174,7 @@ def assemble(
         "kernels": describe_kernels(network.graph, program),
         "refused": plan.refused,
     }
-    count = threads or min(network.machine.cores, physical_cores())
+    if isinstance(machine, Gpu):
+        return cuda_module(program.library, program.weights, header, machine, device)
+    count = threads or min(machine.cores, physical_cores())
     return Module(program.library, program.weights, header, count)

@@ -9,17 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from alt.artifact import linked
+from alt.arrays import Signature
 from alt.errors import AltError
+from alt.linker import linked
 from alt.memory import aligned_empty
-from alt.module import (
-    WARM_CALLS,
-    Benchmark,
-    Module,
-    Signature,
-    random_inputs,
-    seconds_between,
-)
+from alt.module import WARM_CALLS, Benchmark, Module, random_inputs, seconds_between
 from alt.servers import Servers
 from alt.session import LostError, Session
 

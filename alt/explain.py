@@ -76,14 +76,17 @@ class Explanation:
     Attributes:
         kernels: in execution order.
         whole_seconds: median time of a whole call.
-        peak_flops: floating-point operations a second that this machine can do, measured.
+        peak_flops: floating-point operations a second that this machine can do, measured; None for
+            a GPU.
         threads: threads that all of this ran on.
+        runs_on: what of the machine that is, in words.
     """
 
     kernels: tuple[KernelCost, ...]
     whole_seconds: float
-    peak_flops: float
+    peak_flops: float | None
     threads: int
+    runs_on: str
 
     @property
     def kernel_seconds(self) -> float:
@@ -118,16 +121,17 @@ class Explanation:
 
     def _summary(self) -> list[str]:
         total = self.kernel_seconds or 1.0
-        plural = "" if self.threads == 1 else "s"
         spent = sum(k.seconds for k in self.conversions)
         kernels = f"{self.kernel_seconds * 1e6:.1f} us together"
         whole = f"{self.whole_seconds * 1e6:.1f} us"
         converting = f"{spent * 1e6:.1f} us, {spent / total:.1%} of the kernels' time"
         lines = [
-            f"kernels     {kernels}, a whole call {whole} (medians), {self.threads} thread{plural}",
-            f"peak        {self.peak_flops / 1e9:.0f} GFLOP/s (multiply-adds in registers)",
+            f"kernels     {kernels}, a whole call {whole} (medians), {self.runs_on}",
             f"conversions {len(self.conversions)}: {converting}",
         ]
+        if self.peak_flops is not None:
+            peak = f"{self.peak_flops / 1e9:.0f} GFLOP/s (multiply-adds in registers)"
+            lines.insert(1, f"peak        {peak}")
         for number, k in enumerate(self.kernels):
             if k.conversion is not None:
                 lines.append(f"  {number:3} {k.seconds * 1e6:8.1f} us  {k.conversion}")
@@ -177,17 +181,18 @@ def explain(module: Module, repeats: int = 10) -> Explanation:
     seconds = np.median(module.time_kernels(repeats), axis=0)
     whole = module.benchmark(repeats).median_seconds
     target = module.header["target"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        peak = peak_flops(
-            target["target"], target["vector_bytes"] // 4, target["registers"], module.threads
-        )
+    peak = None
+    if target["kind"] == "llvm":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lanes, registers = target["vector_bytes"] // 4, target["registers"]
+            peak = peak_flops(target["target"], lanes, registers, module.threads)
     kernels = zip(module.header["kernels"], seconds.tolist(), strict=True)
     costs = tuple(_cost(kernel, max(spent, 1e-9), peak) for kernel, spent in kernels)
-    return Explanation(costs, whole, peak, module.threads)
+    return Explanation(costs, whole, peak, module.threads, module.runs_on)
 
 
-def _cost(kernel: Mapping[str, Any], seconds: float, peak: float) -> KernelCost:
+def _cost(kernel: Mapping[str, Any], seconds: float, peak: float | None) -> KernelCost:
     operations = kernel["operations"]
     flops = None if operations is None else operations / seconds
     return KernelCost(
@@ -201,7 +206,7 @@ def _cost(kernel: Mapping[str, Any], seconds: float, peak: float) -> KernelCost:
         seconds=seconds,
         flops=flops,
         bytes_per_second=kernel["bytes"] / seconds,
-        peak=None if flops is None else flops / peak,
+        peak=None if flops is None or peak is None else flops / peak,
     )
 
 

@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 
+from alt.arrays import Signature, as_input, empty, like_example, tensor_of
 from alt.errors import AltError
-from alt.memory import ALIGNMENT, aligned_empty
+from alt.memory import aligned_empty
 from alt.processor import refusal
 from alt.target import physical_cores
 from alt.threads import use_threads
 
 WARM_CALLS = 3
 """So many calls before those that are timed."""
-
-
-@dataclass(frozen=True)
-class Signature:
-    """One input or output: its name in the ONNX model, shape and dtype."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
-        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> Signature:
-        """What `to_dict` gave.
-
-        Example:
-            >>> Signature.parse({"name": "x", "shape": [1, 3], "dtype": "float32"})
-            Signature(name='x', shape=(1, 3), dtype='float32')
-        """
-        return cls(str(data["name"]), tuple(map(int, data["shape"])), str(data["dtype"]))
 
 
 @dataclass(frozen=True)
@@ -114,6 +87,9 @@ class Module:
     Calls from several threads are safe; they take turns.
     """
 
+    images: Sequence[Any] = ()
+    """Machine code for another processor than the host."""
+
     def __init__(
         self,
         library: Any,
@@ -145,6 +121,11 @@ class Module:
             self._fixed = [tvm.runtime.from_dlpack(a) for a in (weights, self._arena)]
         self._lock = threading.Lock()
 
+    @property
+    def runs_on(self) -> str:
+        """What of the machine it uses, in words."""
+        return f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the network.
 
@@ -153,15 +134,15 @@ class Module:
         """
         given = self._match(args, named)
         like = next((a for a in given if not isinstance(a, np.ndarray)), None)
-        arrays = [_as_input(a, s) for a, s in zip(given, self.inputs, strict=True)]
-        outputs = [_empty(s) for s in self.outputs]
+        arrays = [as_input(a, s) for a, s in zip(given, self.inputs, strict=True)]
+        outputs = [empty(s) for s in self.outputs]
         self._require_runnable()
         with self._lock:
             use_threads(self.threads, max(physical_cores(), self.threads))
-            self._run(*map(_tensor, arrays), *map(_tensor, outputs), *self._fixed)
+            self._run(*map(tensor_of, arrays), *map(tensor_of, outputs), *self._fixed)
         shaped = [o.reshape(s.shape) for o, s in zip(outputs, self.outputs, strict=True)]
         if like is not None:
-            shaped = [_like(like, o) for o in shaped]
+            shaped = [like_example(like, o) for o in shaped]
         return shaped[0] if len(shaped) == 1 else tuple(shaped)
 
     def _require_runnable(self) -> None:
@@ -242,7 +223,7 @@ class Module:
         with self._lock:
             use_threads(self.threads, max(physical_cores(), self.threads))
             for call in range(-WARM_CALLS, len(found)):
-                profile(*tensors, _tensor(stamps))
+                profile(*tensors, tensor_of(stamps))
                 if call >= 0:
                     found[call] = seconds_between(stamps)
         return found
@@ -252,8 +233,8 @@ class Module:
         self._require_runnable()
         given = dict(inputs) if inputs is not None else random_inputs(self.inputs)
         arrays = zip(self._match((), given), self.inputs, strict=True)
-        found = [_tensor(_as_input(a, s)) for a, s in arrays]
-        return [*found, *(_tensor(_empty(s)) for s in self.outputs), *self._fixed]
+        found = [tensor_of(as_input(a, s)) for a, s in arrays]
+        return [*found, *(tensor_of(empty(s)) for s in self.outputs), *self._fixed]
 
     def save(self, path: str | Path) -> None:
         """Write one file from which `alt.load` restores this module.
@@ -270,56 +251,3 @@ class Module:
         from alt.explain import explain
 
         return explain(self, repeats)
-
-
-def _as_input(given: Any, signature: Signature) -> np.ndarray:
-    """The input as a contiguous array, checked; copied only where it must be."""
-    try:
-        array = given if isinstance(given, np.ndarray) else np.from_dlpack(given)
-    except (AttributeError, TypeError, BufferError, RuntimeError) as cause:
-        if isinstance(given, int | float | list | tuple | np.generic):
-            array = np.asarray(given, signature.dtype)
-        else:
-            raise AltError(
-                f"input {signature.name!r}: {type(given).__name__} is neither a NumPy array nor a "
-                f"CPU tensor with DLPack ({cause})"
-            ) from cause
-    if str(array.dtype) != signature.dtype:
-        raise AltError(
-            f"input {signature.name!r} has dtype {array.dtype}, but the model takes "
-            f"{signature.dtype}; convert it first"
-        )
-    if array.shape != signature.shape:
-        raise AltError(
-            f"input {signature.name!r} has shape {array.shape}, but the model was compiled for "
-            f"{signature.shape}; compile it with shapes={{{signature.name!r}: {array.shape}}}"
-        )
-    flat = array.reshape(-1)
-    if (
-        flat.ctypes.data % ALIGNMENT == 0
-        and flat.flags.c_contiguous
-        and flat.flags.writeable
-        and flat.size
-    ):
-        return flat
-    copy = _empty(signature)
-    copy[: flat.size] = flat
-    return copy
-
-
-def _empty(signature: Signature) -> np.ndarray:
-    size = max(prod(signature.shape), 1)
-    dtype = np.dtype(signature.dtype)
-    return aligned_empty(size * dtype.itemsize).view(dtype)[: prod(signature.shape) or 1]
-
-
-def _tensor(array: np.ndarray) -> Any:
-    return tvm.runtime.from_dlpack(array)
-
-
-def _like(example: Any, array: np.ndarray) -> Any:
-    """The array as a tensor of the same library as `example`, without a copy."""
-    library = type(example).__module__.partition(".")[0]
-    home = tvm.runtime if library == "tvm" else sys.modules[library]
-    convert = getattr(home, "from_dlpack", None)
-    return array if convert is None else convert(array)

@@ -15,7 +15,9 @@ import numpy as np
 
 from alt import operators as ops
 from alt.blocks import STORED, Blocks
+from alt.cuda.gpu import Gpu
 from alt.decisions import storage_of, why_not_blocks, with_storage
+from alt.errors import AltError
 from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel, reading, with_anchor
 from alt.memory import ALIGNMENT
@@ -23,7 +25,7 @@ from alt.policies import JOINT, LayoutPolicy
 from alt.sketches.pool import pool_border
 from alt.sketches.windows import required_border
 from alt.storage import Border, block_of, channels_blocked
-from alt.target import Machine
+from alt.target import Hardware, Machine
 from alt.winograd import winograd_border
 from primitives import Layout
 
@@ -52,7 +54,7 @@ class Plan:
 def plan_layouts(
     graph: Graph,
     kernels: list[Kernel],
-    machine: Machine,
+    machine: Hardware,
     winograd: bool = True,
     policy: LayoutPolicy = JOINT,
 ) -> Plan:
@@ -65,7 +67,22 @@ def plan_layouts(
         winograd: whether convolutions may be computed by Winograd's algorithm.
         policy: which layouts there are and how they spread.
     """
+    if isinstance(machine, Gpu):
+        return _plan_for_gpu(graph, kernels, policy)
     return _Planner(graph, kernels, machine, winograd, policy).plan()
+
+
+def _plan_for_gpu(graph: Graph, kernels: list[Kernel], policy: LayoutPolicy) -> Plan:
+    """Rows everywhere, nothing converted: sketches guard what they read instead of borders.
+
+    This is where layouts for GPUs get chosen once their sketches know others.
+    """
+    if policy.format not in (None, "NCHW"):
+        raise AltError(
+            f"layouts={policy.name!r} is for CPUs; on a GPU tensors are stored by rows: leave "
+            "layouts out"
+        )
+    return Plan(list(kernels), {}, list(graph.outputs))
 
 
 class _Planner:

@@ -12,9 +12,9 @@ from math import ceil, inf
 
 import numpy as np
 
-from alt.artifact import linked
 from alt.errors import AltError
 from alt.expected import Runnable, error_of
+from alt.linker import linked
 from alt.messages import Job, Timing
 from alt.servers import Servers
 from alt.session import LostError, Session

@@ -18,7 +18,7 @@ from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts
 from alt.select import MARGIN, VARIANTS, Choices, Conversion, Label, Variant, choices_of
-from alt.target import Machine
+from alt.target import Machine, require_cpu
 from alt.tasks import KernelTask, tasks_of
 from tuner.log import TuningLog
 from tuner.records import Header
@@ -57,12 +57,11 @@ def kernels_of_log(
     Raises:
         TuningError: if the log cannot be read, or does not cover the network.
     """
+    machine = require_cpu(network.machine)
     records = TuningLog.read(Path(log))
-    header = header_of(network.machine, threads)
-    plan = plan_layouts(network.graph, network.kernels, network.machine, winograd, policy)
-    tasks = tasks_of(
-        network.kernels, network.graph.constants, network.machine, plan, policy, winograd
-    )
+    header = header_of(machine, threads)
+    plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
+    tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
     applied = choose_best(records, list(tasks.values()), header, allow_partial=allow_partial)
     measured = {k: m for k, m in measured_in(records, tasks, header).items() if k in applied}
     placed = placed_in(records, tasks, header)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import tvm
 
+from alt.cuda.gpu import Gpu, gpu_of
 from alt.errors import AltError
 from alt.processor import architecture, features_here, features_of
 
@@ -57,6 +59,23 @@ class Machine:
         }
 
 
+Hardware = Machine | Gpu
+"""What code is compiled for; sketches for one kind never see the other."""
+
+
+def require_cpu(machine: Hardware) -> Machine:
+    """The machine as one that kernels are tuned on.
+
+    Raises:
+        AltError: if it is a GPU.
+    """
+    if isinstance(machine, Gpu):
+        raise AltError(
+            f"kernels for GPUs ({machine.arch}) cannot be tuned yet; compile without a log"
+        )
+    return machine
+
+
 def _host_cpu() -> str:
     return str(tvm.get_global_func("target.llvm_get_system_cpu")())
 
@@ -98,30 +117,47 @@ def last_cache_bytes() -> int:
     return _cache_bytes(3, _cache_bytes(2, 32 << 20))
 
 
-def resolve(
-    target: str | dict[str, object] | tvm.target.Target = "llvm", threads: int | None = None
-) -> Machine:
+Target = str | Mapping[str, object] | tvm.target.Target
+
+
+@overload
+def resolve(target: Literal["llvm"] = "llvm", threads: int | None = None) -> Machine: ...
+
+
+@overload
+def resolve(target: Any, threads: int | None = None) -> Hardware: ...
+
+
+def resolve(target: Target = "llvm", threads: int | None = None) -> Hardware:
     """Fill in a target from this machine, and work out the numbers that schedules need.
 
     Args:
-        target: `"llvm"` for this machine; a dictionary such as
-            `{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}` or a TVM target
-            for another one. `num-cores` in it sets the cores.
-        threads: threads that kernels are scheduled for; the physical cores by default.
+        target: `"llvm"` for this machine and `"cuda"` for its GPU; a dictionary such as
+            `{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}` or
+            `{"kind": "cuda", "arch": "sm_90"}`, or a TVM target, for another one. `num-cores` sets
+            the cores of a CPU.
+        threads: threads that kernels are scheduled for; the physical cores by default. None for a
+            GPU, which is always used whole.
 
     Raises:
         AltError: if the target is not one that ALT can compile for.
     """
     if threads is not None and threads < 1:
         raise AltError(f"cannot compile for {threads} threads: give at least 1")
+    if _is_cuda(target):
+        if threads is not None:
+            raise AltError(f"cannot compile for {threads} threads of a GPU: leave threads out")
+        return gpu_of(target)
     try:
         given: Any = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
     except Exception as cause:
         first = str(cause).strip().splitlines()[-1]
         raise AltError(f"target {target!r} is not a TVM target: {first}") from cause
     kind = str(given.kind.name)
+    if kind == "cuda":  # named by a tag
+        return resolve(given, threads)
     if kind != "llvm":
-        raise AltError(f"target kind {kind!r} is not supported yet; use 'llvm'")
+        raise AltError(f"target kind {kind!r} is not supported; use 'llvm' or 'cuda'")
     # Level 3 takes a tenth longer, and the networks of the benchmarks are not faster by it.
     options: dict[str, Any] = {"kind": "llvm", "opt-level": 2}
     for name in ("mcpu", "mtriple", "mattr"):
@@ -159,6 +195,14 @@ def resolve(
         l2_bytes=_cache_bytes(2, 1 << 20) if native else 512 << 10,
         cores=cores,
     )
+
+
+def _is_cuda(target: Target) -> bool:
+    """Without asking TVM, which warns where no architecture is given and there is no GPU."""
+    if isinstance(target, tvm.target.Target):
+        given: Any = target  # TVM ships no stubs
+        return str(given.kind.name) == "cuda"
+    return target == "cuda" or (isinstance(target, Mapping) and target.get("kind") == "cuda")
 
 
 def _features(target: tvm.target.Target) -> frozenset[str]:

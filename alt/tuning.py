@@ -22,7 +22,7 @@ from alt.replay import fastest_variant, header_of
 from alt.runner import Runner
 from alt.select import Variant
 from alt.servers import Servers
-from alt.target import physical_cores, resolve
+from alt.target import physical_cores, require_cpu, resolve
 from alt.tasks import KernelTask, tasks_of
 from alt.verify import verify as compare
 from tuner.boosted import Boosted
@@ -137,7 +137,7 @@ def tune(
         make = partial(RemoteRunner, rpc=rpc, key=key)
     network = fused(model, target, shapes=shapes, constants=constants, threads=threads, tell=tell)
     tell("prepare")
-    machine = network.machine
+    machine = require_cpu(network.machine)
     count = threads or min(machine.cores, physical_cores())
     header = header_of(machine, count)
     path = Path(log) if log is not None else None

@@ -22,7 +22,7 @@ from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
 from alt.report import reports_of
 from alt.report_page import page
-from alt.target import physical_cores, resolve
+from alt.target import physical_cores, require_cpu, resolve
 from alt.tasks import tasks_of
 from alt.verbs import (
     Answer,
@@ -31,7 +31,6 @@ from alt.verbs import (
     require_artifact,
     require_folder,
     signature_lines,
-    threads_of,
 )
 from alt.watch import Budget, Progress, milliseconds
 from tuner.log import TuningLog
@@ -140,7 +139,7 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
     }
     if options.output is not None:
         module.save(options.output)
-        lines.append(f"saved    {options.output}, for {threads_of(module)}")
+        lines.append(f"saved    {options.output}, for {module.runs_on}")
         data["artifact"] = str(options.output)
     return Answer("\n".join(lines), data)
 
@@ -295,12 +294,12 @@ def _covered(
     """The variant, how many tasks the log knows, and the names of those that it does not."""
     from alt.replay import fastest_variant, header_of
 
-    policy = policy_of(options.layouts)
-    plan = plan_layouts(network.graph, network.kernels, network.machine, options.winograd, policy)
+    policy, machine = policy_of(options.layouts), require_cpu(network.machine)
+    plan = plan_layouts(network.graph, network.kernels, machine, options.winograd, policy)
     tasks = tasks_of(
-        network.kernels, network.graph.constants, network.machine, plan, policy, options.winograd
+        network.kernels, network.graph.constants, machine, plan, policy, options.winograd
     )
-    log, header = TuningLog.read(options.log), header_of(network.machine, threads)
+    log, header = TuningLog.read(options.log), header_of(machine, threads)
     known = [key for key in tasks if log.best(key, header.target_id) is not None]
     missing = [task.name for key, task in tasks.items() if key not in known]
     return fastest_variant(log, tasks, header), len(known), missing

@@ -39,12 +39,14 @@ examples:
   alt compile model.onnx --constant axes=[1,2] --constant scale=@scale.npy
   alt compile model.onnx --log model.jsonl                with what alt tune has found
   alt compile model.onnx --target '{"kind": "llvm", "mcpu": "x86-64-v3"}'
+  alt compile model.onnx --target cuda                    for the GPU of this machine
 """,
     "run": """\
 examples:
   alt run model.alt                                       random inputs
   alt run model.alt --input image=image.npy --output results
   alt run model.onnx --shape x=1,3,224,224 --json
+  alt run model.onnx --device cuda                        on the GPU
 """,
     "explain": """\
 examples:
@@ -140,6 +142,7 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FOLDER", help="save every output there, as NAME.npy"
     )
     _threads(add)
+    _device(add)
     _seed(add, "random inputs")
     _tuned(add)
     summary = "say how every kernel runs and what it costs"
@@ -147,12 +150,14 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
     what = "draw the layouts and conversions too: .svg, .png or .dot"
     add.add_argument("--graph", type=arguments.picture, metavar="FILE.svg", help=what)
     _threads(add)
+    _device(add)
     _tuned(add)
     of_model("check", verbs.check_model, "say whether a model can be compiled, and if not, why")
     add = of_model("bench", verbs.bench_model, "time a model on random inputs", either)
     repeats = "calls; default: %(default)s"
     add.add_argument("--repeats", type=arguments.positive, default=50, metavar="N", help=repeats)
     _threads(add)
+    _device(add)
     _seed(add, "random inputs")
     _tuned(add)
     add = verb("report", tuning_verbs.report_log, "draw what tuning did: one page of HTML")
@@ -201,7 +206,7 @@ def _output(parser: argparse.ArgumentParser, what: str) -> None:
 def _target(parser: argparse.ArgumentParser) -> None:
     """What is compiled for, and which algorithms there are."""
     add = parser.add_argument
-    target = "llvm for this machine (the default), or a TVM target as JSON"
+    target = "llvm for this machine (the default), cuda for its GPU, or a TVM target as JSON"
     add("--target", type=arguments.target, default="llvm", help=target)
     add(
         "--no-winograd",
@@ -210,6 +215,11 @@ def _target(parser: argparse.ArgumentParser) -> None:
         help="sum 3x3 convolutions directly: slower, with a little less rounding",
     )
     _threads(parser)
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    what = "the GPU to run on: its number, or cuda for the first one"
+    parser.add_argument("--device", type=arguments.device, metavar="N", help=what)
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 
 import alt
 from alt.arguments import ArrayFile
+from alt.arrays import Signature
 from alt.checking import check
 from alt.errors import AltError
-from alt.module import Module, Signature, random_inputs
+from alt.module import Module, random_inputs
 from alt.picture import draw, picture_of
 from alt.watch import Progress
 
@@ -51,7 +52,7 @@ def compile_model(options: argparse.Namespace, progress: Progress) -> Answer:
     module.save(output)
     size = output.stat().st_size
     lines = [
-        f"compiled {options.model} in {seconds:.1f} s, for {threads_of(module)}",
+        f"compiled {options.model} in {seconds:.1f} s, for {module.runs_on}",
         *signature_lines(module),
         f"saved    {output} ({size / 1e6:.1f} MB)",
     ]
@@ -133,7 +134,7 @@ def bench_model(options: argparse.Namespace, progress: Progress) -> Answer:
     )
     text = (
         f"{median:.3f} ms median, {p10:.3f} to {p90:.3f} ms from the 10th to the 90th percentile "
-        f"of {len(times.samples_seconds)} calls on {threads_of(module)}"
+        f"of {len(times.samples_seconds)} calls on {module.runs_on}"
     )
     data = {
         "median_seconds": times.median_seconds,
@@ -159,14 +160,15 @@ def _module(options: argparse.Namespace, progress: Progress) -> Module:
             f"{options.model} is compiled already, --log {options.log} changes nothing; "
             "give it when you compile the ONNX model"
         )
-    return alt.load(options.model, threads=options.threads)
+    return alt.load(options.model, threads=options.threads, device=options.device)
 
 
 def compiled(options: argparse.Namespace, progress: Progress) -> Module:
     """The ONNX model named on the command line, compiled with the options given there."""
+    device = getattr(options, "device", None)
     return alt.compile(
         options.model,
-        getattr(options, "target", "llvm"),
+        getattr(options, "target", "llvm" if device is None else "cuda"),
         shapes=options.shape,
         constants=constants_of(options),
         threads=options.threads,
@@ -175,6 +177,7 @@ def compiled(options: argparse.Namespace, progress: Progress) -> Module:
         layouts=options.layouts,
         log=options.log,
         allow_partial=options.allow_partial,
+        device=device,
         progress=progress,
     )
 
@@ -185,11 +188,6 @@ def constants_of(options: argparse.Namespace) -> dict[str, np.ndarray]:
         name: value.read() if isinstance(value, ArrayFile) else value
         for name, value in options.constant.items()
     }
-
-
-def threads_of(module: Module) -> str:
-    """How many threads a module uses, in words."""
-    return f"{module.threads} thread{'' if module.threads == 1 else 's'}"
 
 
 def signature_lines(module: Module) -> list[str]:

@@ -22,7 +22,7 @@ from alt.errors import AltError
 from alt.messages import Job
 from alt.propagate import plan_layouts
 from alt.remote_worker import RemoteJob, RemoteWorker
-from alt.target import Machine
+from alt.target import Machine, require_cpu
 from alt.tasks import KernelTask, tasks_of
 from alt.worker import Worker
 
@@ -43,7 +43,7 @@ def tasks_for(job: Job) -> tuple[dict[str, KernelTask], Machine]:
         constants=job.constants,
         threads=job.schedule_threads,
     )
-    machine, known = network.machine, network.graph.constants
+    machine, known = require_cpu(network.machine), network.graph.constants
     plan = plan_layouts(network.graph, network.kernels, machine, job.winograd, job.policy)
     tasks = tasks_of(network.kernels, known, machine, plan, job.policy, job.winograd)
     if job.setup:

@@ -14,6 +14,7 @@ import onnx
 from alt.compiler import fused
 from alt.errors import AltError
 from alt.propagate import plan_layouts
+from alt.target import require_cpu
 from alt.tasks import tasks_of
 from benchmarks.machine import physical_cores, this_machine
 from benchmarks.metaschedule import operators_of
@@ -114,8 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = _model(options.network, options.seed)
         if options.against:
             network = fused(model, threads=options.threads)
-            rules = plan_layouts(network.graph, network.kernels, network.machine)
-            tasks = tasks_of(network.kernels, network.graph.constants, network.machine, rules)
+            machine = require_cpu(network.machine)
+            rules = plan_layouts(network.graph, network.kernels, machine)
+            tasks = tasks_of(network.kernels, network.graph.constants, machine, rules)
             operators = operators_of(tasks.values())[: options.operators]
             results = [duel(operator, trials or 256, plan, **common) for operator in operators]
             table = duels_table(results)

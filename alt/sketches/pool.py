@@ -29,60 +29,104 @@ def pool_border(node: Node, blocked: bool) -> Border:
     return tuple(node.attrs["pads"])
 
 
-def pooling(scope: Scope) -> Stmt:
-    """Every output reduces its window in registers; bounds are checked only where a window can
-    leave the data.
-    """
-    node = scope.kernel.anchor
-    assert node is not None
-    a = node.attrs
-    x = node.inputs[0]
-    shape = x.shape[2:]
-    kernel, strides, dilation, pads = a["kernel"], a["strides"], a["dilation"], a["pads"]
-    maximum = a["kind"] == "max"
-    spatial = len(shape)
-    bordered = not maximum and bool(scope.layout(x).has_padding)
-    nothing = lowest(x.dtype) if maximum else tirx.const(0, x.dtype)
+class Window:
+    """What pooling computes, however it is scheduled."""
 
-    def tapped(at: list[Expr], indices: list[Expr]) -> Expr:
+    def __init__(self, scope: Scope) -> None:
+        node = scope.kernel.anchor
+        assert node is not None
+        self.scope = scope
+        self.node = node
+        self.x = node.inputs[0]
+        self.shape = self.x.shape[2:]
+        self.kernel: tuple[int, ...] = node.attrs["kernel"]
+        self.maximum = node.attrs["kind"] == "max"
+        self.bordered = not self.maximum and bool(scope.layout(self.x).has_padding)
+        zero = tirx.const(0, self.x.dtype)
+        self.nothing = lowest(self.x.dtype) if self.maximum else zero
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its taps are better a loop than spelled out."""
+        return prod(self.kernel) > UNROLLED_TAPS
+
+    def element(self, indices: Sequence[Expr], emit: Emitter) -> Expr:
+        """The kernel's value at an output, taps spelled out."""
+        where = list(indices)
+        total: Expr | None = None
+        for taps in product(*map(range, self.kernel)):
+            value = self._tapped(self._at(where, taps), where)
+            total = value if total is None else emit.bind(self._combine(total, value))
+        return self._finish(where, total, emit)
+
+    def looped(self, acc: Buffer, at: Callable[[Expr], list[Expr]]) -> Stmt:
+        """A vector of outputs whose taps are loops.
+
+        Args:
+            acc: room for an element of each.
+            at: the indices of one of them.
+        """
+        scope = self.scope
+        lanes = int(acc.shape[0])
+
+        def each(body: Callable[[Expr], Stmt]) -> Stmt:
+            return scope.loop(lanes, body, VECTORIZED)
+
+        def tap(*taps: Expr) -> Stmt:
+            def lane(k: Expr) -> Stmt:
+                indices = at(k)
+                value = self._tapped(self._at(indices, taps), indices)
+                return tirx.BufferStore(acc, self._combine(tirx.BufferLoad(acc, [k]), value), [k])
+
+            return each(lane)
+
+        def write(k: Expr) -> Stmt:
+            emit, indices = Emitter(), at(k)
+            value = self._finish(indices, tirx.BufferLoad(acc, [k]), emit)
+            return seq(*emit.statements, scope.store(indices, value))
+
+        start = each(lambda k: tirx.BufferStore(acc, self.nothing, [k]))
+        return allocate(acc, start, scope.nest(self.kernel, tap), each(write))
+
+    def _at(self, indices: list[Expr], taps: Sequence[Expr]) -> list[Expr]:
+        """Which input element a tap reads, along each spatial axis."""
+        a = self.node.attrs
+        found: list[Expr] = []
+        for axis, tap in enumerate(taps):
+            first = indices[2 + axis] * a["strides"][axis] - a["pads"][axis][0]
+            found.append(self.scope.analyzer.simplify(first + tap * a["dilation"][axis]))
+        return found
+
+    def _tapped(self, at: list[Expr], indices: list[Expr]) -> Expr:
         """The input element at a position, which may lie outside the data."""
-        if bordered:
+        scope, x = self.scope, self.x
+        if self.bordered:
             return scope.load(x, [*indices[:2], *at])
         inside = [
             scope.analyzer.simplify(tirx.all(p >= 0, p < extent))
-            for p, extent in zip(at, shape, strict=True)
+            for p, extent in zip(at, self.shape, strict=True)
         ]
         guard = scope.analyzer.simplify(tirx.all(*inside)) if inside else tirx.const(True)
         if isinstance(guard, tirx.IntImm) and int(guard.value):
             return scope.load(x, [*indices[:2], *at])
         clamped = [
             scope.analyzer.simplify(tirx.max(tirx.min(p, i32(extent - 1)), i32(0)))
-            for p, extent in zip(at, shape, strict=True)
+            for p, extent in zip(at, self.shape, strict=True)
         ]
-        return tirx.Select(guard, scope.load(x, [*indices[:2], *clamped]), nothing)
+        return tirx.Select(guard, scope.load(x, [*indices[:2], *clamped]), self.nothing)
 
-    def position(indices: list[Expr], axis: int, tap: Expr) -> Expr:
-        first = indices[2 + axis] * strides[axis] - pads[axis][0]
-        return scope.analyzer.simplify(first + tap * dilation[axis])
+    def _combine(self, total: Expr, value: Expr) -> Expr:
+        return tirx.max(total, value) if self.maximum else total + value
 
-    def combine(total: Expr, value: Expr) -> Expr:
-        return tirx.max(total, value) if maximum else total + value
-
-    def unrolled(indices: list[Expr], emit: Emitter) -> Expr:
-        total: Expr | None = None
-        for taps in product(*map(range, kernel)):
-            at = [position(indices, axis, tap) for axis, tap in enumerate(taps)]
-            value = tapped(at, indices)
-            total = value if total is None else emit.bind(combine(total, value))
-        return total
-
-    def divisor(indices: list[Expr]) -> Expr:
+    def _divisor(self, indices: list[Expr]) -> Expr:
         """How many elements an average counts; padding beyond the declared one never counts."""
+        a, scope = self.node.attrs, self.scope
+        kernel, strides, dilation, pads = self.kernel, a["strides"], a["dilation"], a["pads"]
         total: Expr | None = None
-        for d in range(spatial):
+        for d, extent in enumerate(self.shape):
             lo, hi = a["declared"][d] if a["count_include_pad"] else (0, 0)
             start = indices[2 + d] * strides[d] - pads[d][0]
-            low, high = -lo, shape[d] + hi
+            low, high = -lo, extent + hi
             if dilation[d] == 1:
                 first = tirx.max(start, i32(low))
                 last = tirx.min(start + kernel[d], i32(high))
@@ -104,48 +148,27 @@ def pooling(scope: Scope) -> Stmt:
         assert total is not None
         return scope.analyzer.simplify(total)
 
-    def finish(indices: list[Expr], total: Expr, emit: Emitter) -> Expr:
+    def _finish(self, indices: list[Expr], total: Expr, emit: Emitter) -> Expr:
         """The kernel's value where the window comes to `total`."""
-        if not maximum:
-            count = divisor(indices)
+        scope = self.scope
+        if not self.maximum:
+            count = self._divisor(indices)
             if isinstance(count, tirx.IntImm):
-                total = total * tirx.const(1.0 / int(count.value), x.dtype)
+                total = total * tirx.const(1.0 / int(count.value), self.x.dtype)
             else:
-                total = total / tirx.Cast(x.dtype, tirx.max(count, i32(1)))
-        return scope.evaluate(scope.kernel.output, indices, emit, {node.output: total})
+                total = total / tirx.Cast(self.x.dtype, tirx.max(count, i32(1)))
+        return scope.evaluate(scope.kernel.output, indices, emit, {self.node.output: total})
 
-    def element(indices: Sequence[Expr], emit: Emitter) -> Expr:
-        where = list(indices)
-        return finish(where, unrolled(where, emit), emit)
 
-    def looped(acc: Buffer, at: Callable[[Expr], list[Expr]]) -> Stmt:
-        """A vector of outputs whose taps are loops."""
-        lanes = int(acc.shape[0])
-
-        def each(body: Callable[[Expr], Stmt]) -> Stmt:
-            return scope.loop(lanes, body, VECTORIZED)
-
-        def tap(*taps: Expr) -> Stmt:
-            def lane(k: Expr) -> Stmt:
-                indices = at(k)
-                where = [position(indices, axis, tap) for axis, tap in enumerate(taps)]
-                total = combine(tirx.BufferLoad(acc, [k]), tapped(where, indices))
-                return tirx.BufferStore(acc, total, [k])
-
-            return each(lane)
-
-        def write(k: Expr) -> Stmt:
-            emit, indices = Emitter(), at(k)
-            value = finish(indices, tirx.BufferLoad(acc, [k]), emit)
-            return seq(*emit.statements, scope.store(indices, value))
-
-        start = each(lambda k: tirx.BufferStore(acc, nothing, [k]))
-        return allocate(acc, start, scope.nest(kernel, tap), each(write))
-
-    if prod(kernel) > UNROLLED_TAPS:
-        return _vector_by_vector(scope, x.dtype, looped)
+def pooling(scope: Scope) -> Stmt:
+    """Every output reduces its window in registers; bounds are checked only where a window can
+    leave the data.
+    """
+    window = Window(scope)
+    if window.is_long:
+        return _vector_by_vector(scope, window.x.dtype, window.looped)
     output = scope.kernel.output
-    return write_region(scope, (0,) * len(output.shape), output.shape, element)
+    return write_region(scope, (0,) * len(output.shape), output.shape, window.element)
 
 
 def _vector_by_vector(

@@ -40,7 +40,7 @@ def _reads_blocks(scope: Scope, x: Value) -> int:
     return max(blocks, default=1)
 
 
-def _finish(scope: Scope, full: list[Expr], total: Expr) -> Stmt:
+def finish_reduction(scope: Scope, full: list[Expr], total: Expr) -> Stmt:
     """Scale a mean, apply the epilogue, write; `full` are indices of the input's kept axes."""
     node = scope.kernel.anchor
     assert node is not None
@@ -86,7 +86,9 @@ def _across(scope: Scope, axis: int, lanes: int) -> Stmt:
 
         def finish(k: Expr) -> Stmt:
             full = {**at, axis: first + k, **{a: i32(0) for a in axes}}
-            return _finish(scope, [full[d] for d in range(len(x.shape))], tirx.BufferLoad(acc, [k]))
+            return finish_reduction(
+                scope, [full[d] for d in range(len(x.shape))], tirx.BufferLoad(acc, [k])
+            )
 
         zero = scope.loop(count, lambda k: tirx.BufferStore(acc, start_of(kind, x.dtype), [k]), how)
         return seq(
@@ -147,7 +149,9 @@ def _along(scope: Scope) -> Stmt:
             tirx.AllocBuffer(best),
             tirx.BufferStore(best, start_of(kind, x.dtype), [i32(0)]),
             scope.nest([x.shape[a] for a in outer_axes], sweep),
-            _finish(scope, [full[d] for d in range(len(x.shape))], tirx.BufferLoad(best, [i32(0)])),
+            finish_reduction(
+                scope, [full[d] for d in range(len(x.shape))], tirx.BufferLoad(best, [i32(0)])
+            ),
         )
 
     return spread(scope, [x.shape[k] for k in kept], x.size, task)

@@ -1,9 +1,10 @@
-"""Softmax and layer norm: one row at a time, in a private array."""
+"""Softmax and layer norm: one row at a time, kept where whoever computes it can reach it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any, Protocol
 
 from alt import elementary as el
 from alt.elementary import Emitter, Expr
@@ -14,8 +15,39 @@ from alt.sketches.scope import Scope, Stmt, seq
 from primitives.tensorir import tirx
 
 
+class Rows(Protocol):
+    """How the rows of a tensor are shared out: among cores, or among teams of threads."""
+
+    def row(self, scope: Scope, length: int, dtype: str) -> Any:
+        """A row, with the methods of `Row`."""
+        ...
+
+    def spread(
+        self, scope: Scope, extents: Sequence[int], work: int, body: Callable[..., Stmt]
+    ) -> Stmt:
+        """The loops over all rows."""
+        ...
+
+
+class CoreRows:
+    """One row after the other, each core its share."""
+
+    def row(self, scope: Scope, length: int, dtype: str) -> Row:
+        """A row in a private array."""
+        return Row(scope, length, dtype)
+
+    def spread(
+        self, scope: Scope, extents: Sequence[int], work: int, body: Callable[..., Stmt]
+    ) -> Stmt:
+        """The loops over all rows."""
+        return spread(scope, extents, work, body)
+
+
+CORES = CoreRows()
+
+
 def _fill_row(
-    scope: Scope, row: Row, source: Value, at: Callable[[Expr], list[Expr]]
+    scope: Scope, row: Any, source: Value, at: Callable[[Expr], list[Expr]]
 ) -> Callable[[Expr], Stmt]:
     def fill(position: Expr) -> Stmt:
         emit = Emitter()
@@ -25,7 +57,7 @@ def _fill_row(
     return fill
 
 
-def softmax(scope: Scope) -> Stmt:
+def softmax(scope: Scope, rows: Rows = CORES) -> Stmt:
     """exp(x - max x) / sum, or its logarithm, along one axis."""
     node = scope.kernel.anchor
     assert node is not None
@@ -36,7 +68,7 @@ def softmax(scope: Scope) -> Stmt:
     logarithm = node.name == "log_softmax"
 
     def task(*outer: Expr) -> Stmt:
-        row = Row(scope, length, x.dtype)
+        row = rows.row(scope, length, x.dtype)
 
         def at(position: Expr) -> list[Expr]:
             return [*outer[:axis], position, *outer[axis:]]
@@ -76,10 +108,10 @@ def softmax(scope: Scope) -> Stmt:
             passes.append(tirx.Bind(total, tirx.const(1, x.dtype) / row.result()))
         return row.allocate(*passes, row.each(finish))
 
-    return spread(scope, others, 16 * x.size, task)
+    return rows.spread(scope, others, 16 * x.size, task)
 
 
-def layer_norm(scope: Scope) -> Stmt:
+def layer_norm(scope: Scope, rows: Rows = CORES) -> Stmt:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta over the trailing axes."""
     node = scope.kernel.anchor
     assert node is not None
@@ -89,7 +121,7 @@ def layer_norm(scope: Scope) -> Stmt:
     length = prod(inner)
 
     def task(*outer: Expr) -> Stmt:
-        row = Row(scope, length, x.dtype)
+        row = rows.row(scope, length, x.dtype)
 
         def inside(position: Expr) -> list[Expr]:
             return delinear(position, inner) if len(inner) > 1 else [position]
@@ -125,4 +157,4 @@ def layer_norm(scope: Scope) -> Stmt:
             row.each(finish),
         )
 
-    return spread(scope, outer_extents, 4 * x.size, task)
+    return rows.spread(scope, outer_extents, 4 * x.size, task)

@@ -14,7 +14,7 @@ from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Node, Value
 from alt.kernels import Kernel
 from alt.operators import linear
-from alt.target import Machine
+from alt.target import Hardware
 from primitives import Layout
 from primitives.tensorir import ffi, ir, sym, tirx
 from tuner.choices import Choose, Default
@@ -66,7 +66,7 @@ class Scope:
         kernel: Kernel,
         layouts: Mapping[Value, Layout],
         constants: Mapping[Value, np.ndarray],
-        machine: Machine,
+        machine: Hardware,
         choose: Choose | None = None,
         asking: bool = False,
     ) -> None:
@@ -307,14 +307,7 @@ class Scope:
 
     def finish(self, body: Stmt) -> Any:
         """The kernel as a function of raw pointers, in the order of `arguments`."""
-        pointers = []
-        declared = []
-        for buffer in self.buffers:
-            pointer = tirx.Var(
-                f"p_{buffer.name}", ir.PointerType(ir.PrimType(str(buffer.dtype)), "global")
-            )
-            pointers.append(pointer)
-            declared.append(tirx.DeclBuffer(buffer, data=pointer))
+        pointers, declared = self._pointers()
         # Private arrays too large for the stack come from the device's workspace.
         node = ir.StringImm("default")
         for key, number in (("device_id", 0), ("device_type", 1)):
@@ -323,6 +316,18 @@ class Scope:
             pointers, seq(*declared, body, tirx.Return(i32(0))), ret_type=ir.PrimType("int32")
         )
         return function.with_attr("tirx.noalias", True)
+
+    def _pointers(self) -> tuple[list[Any], list[Stmt]]:
+        """A parameter for every buffer, and the statements that make buffers of them."""
+        pointers: list[Any] = []
+        declared: list[Stmt] = []
+        for buffer in self.buffers:
+            pointer = tirx.Var(
+                f"p_{buffer.name}", ir.PointerType(ir.PrimType(str(buffer.dtype)), "global")
+            )
+            pointers.append(pointer)
+            declared.append(tirx.DeclBuffer(buffer, data=pointer))
+        return pointers, declared
 
 
 def _new_buffer(elements: int, dtype: str, name: str, scope: str) -> Any:

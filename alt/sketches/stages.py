@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from alt.elementary import Emitter, Expr
 from alt.sketches.generic import SERIAL_ELEMENTS
@@ -11,38 +12,42 @@ from primitives.stages import Stage, dtype_of_buffer
 from primitives.tensorir import tirx
 
 
-def stage_reduction(scope: Scope) -> Stmt:
-    """A vector of neighbouring results at a time, each core a share of the rest."""
-    node = scope.kernel.anchor
-    assert node is not None
-    stage: Stage = node.attrs["of"].stage
-    which = node.attrs["which"]
-    buffers = []
-    for access in stage.reads:
-        if not any(access.buffer.same_as(b) for b in buffers):
-            buffers.append(access.buffer)
-    extents = [axis.extent for axis in stage.spatial]
-    reduced = [axis.extent for axis in stage.reduce]
-    *outer, last = extents or [1]
-    lanes = min(scope.machine.lanes(), last)
-    whole, rest = divmod(last, lanes)
+class Reduction:
+    """What a stage computes, however it is scheduled."""
 
-    def read(buffer: object, at: list[Expr]) -> Expr:
-        k = next(k for k, b in enumerate(buffers) if b.same_as(buffer))
-        return scope.load(node.inputs[k], [scope.analyzer.simplify(i) for i in at])
+    def __init__(self, scope: Scope) -> None:
+        node = scope.kernel.anchor
+        assert node is not None
+        self.scope = scope
+        self.node = node
+        self.stage: Stage = node.attrs["of"].stage
+        self.extents = [axis.extent for axis in self.stage.spatial]
+        self.reduced = [axis.extent for axis in self.stage.reduce]
+        self._buffers: list[Any] = []
+        for access in self.stage.reads:
+            if not any(access.buffer.same_as(b) for b in self._buffers):
+                self._buffers.append(access.buffer)
 
-    def block(front: list[Expr], first: Expr, count: int, vector: bool) -> Stmt:
-        dtypes = [dtype_of_buffer(b) for b in stage.outputs]
-        sums = [scope.local(count, d) for d in dtypes]
+    def block(self, front: list[Expr], first: Expr, count: int, vector: bool) -> Stmt:
+        """Some neighbouring results.
+
+        Args:
+            front: indices along all but the last axis.
+            first: index of the first result along the last one.
+            count: how many there are.
+            vector: whether they are computed at once.
+        """
+        scope, stage, node = self.scope, self.stage, self.node
+        sums = [scope.local(count, dtype_of_buffer(b)) for b in stage.outputs]
         how = VECTORIZED if vector and count > 1 else tirx.ForKind.SERIAL
 
         def at(k: Expr) -> list[Expr]:
-            return [*front, scope.analyzer.simplify(first + k)] if extents else []
+            return [*front, scope.analyzer.simplify(first + k)] if self.extents else []
 
         def start(k: Expr) -> Stmt:
             return seq(
                 *(
-                    tirx.BufferStore(acc, stage.at(value, at(k), read=read), [k])
+                    tirx.BufferStore(acc, stage.at(value, at(k), read=self._read), [k])
                     for acc, value in zip(sums, stage.init, strict=True)
                 )
             )
@@ -52,7 +57,7 @@ def stage_reduction(scope: Scope) -> Stmt:
                 emit = Emitter()
                 before = [tirx.BufferLoad(acc, [k]) for acc in sums]
                 after = [
-                    emit.bind(stage.at(value, at(k), list(r), before, read))
+                    emit.bind(stage.at(value, at(k), list(r), before, self._read))
                     for value in stage.values
                 ]
                 stores = [
@@ -65,26 +70,40 @@ def stage_reduction(scope: Scope) -> Stmt:
 
         def finish(k: Expr) -> Stmt:
             emit = Emitter()
-            given = {node.output: tirx.BufferLoad(sums[which], [k])}
+            given = {node.output: tirx.BufferLoad(sums[node.attrs["which"]], [k])}
             value = scope.evaluate(scope.kernel.output, at(k), emit, given)
             return seq(*emit.statements, scope.store(at(k), value))
 
         return seq(
             *(tirx.AllocBuffer(acc) for acc in sums),
             scope.loop(count, start, how),
-            scope.nest(reduced, step),
+            scope.nest(self.reduced, step),
             scope.loop(count, finish, how),
         )
 
+    def _read(self, buffer: object, at: list[Expr]) -> Expr:
+        scope = self.scope
+        k = next(k for k, b in enumerate(self._buffers) if b.same_as(buffer))
+        return scope.load(self.node.inputs[k], [scope.analyzer.simplify(i) for i in at])
+
+
+def stage_reduction(scope: Scope) -> Stmt:
+    """A vector of neighbouring results at a time, each core a share of the rest."""
+    work = Reduction(scope)
+    *outer, last = work.extents or [1]
+    lanes = min(scope.machine.lanes(), last)
+    whole, rest = divmod(last, lanes)
+
     def task(*position: Expr) -> Stmt:
         *front, piece = position
-        return block(list(front), piece * lanes, lanes, True)
+        return work.block(list(front), piece * lanes, lanes, True)
 
-    many = prod(extents) * prod(reduced) >= SERIAL_ELEMENTS
+    many = prod(work.extents) * prod(work.reduced) >= SERIAL_ELEMENTS
     spread = scope.parallel if many else scope.nest
     parts: list[Stmt] = []
     if whole:
         parts.append(spread([*outer, whole], task))
     if rest:
-        parts.append(spread(outer, lambda *f: block(list(f), i32(whole * lanes), rest, False)))
+        tail = i32(whole * lanes)
+        parts.append(spread(outer, lambda *f: work.block(list(f), tail, rest, False)))
     return seq(*parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import alt.arrays
 import alt.expected
 import alt.module
 
@@ -22,7 +23,7 @@ def _memory_around_tensors_stays_as_it_is(monkeypatch):
         blocks.append((raw, start, start + size))
         return raw[start : start + size]
 
-    for module in (alt.module, alt.expected):
+    for module in (alt.arrays, alt.module, alt.expected):
         monkeypatch.setattr(module, "aligned_empty", fenced)
     yield
     for raw, start, end in blocks:

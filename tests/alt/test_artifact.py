@@ -17,7 +17,7 @@ from small_models import arithmetic, network, random
 from tvm.support import cc
 
 import alt
-from alt import artifact
+from alt import artifact, linker
 from alt.module import random_inputs
 from alt.processor import architecture, features_here
 from alt.target import physical_cores
@@ -234,7 +234,7 @@ def test_modules_for_a_lesser_cpu_run_here(tmp_path, compiled):
 
 def test_code_that_was_not_linked_is_linked_where_it_loads(compiled, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(artifact, "_linker", lambda target: None)
+        patched.setattr(linker, "linker_for", lambda target: None)
         compiled.save(tmp_path / "m.alt")
     with zipfile.ZipFile(tmp_path / "m.alt") as archive:
         assert "code.o" in archive.namelist()

@@ -1,0 +1,1 @@
+"""Code for NVIDIA GPUs: what they are, lowering, nvcc, legality, and running."""

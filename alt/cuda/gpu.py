@@ -1,0 +1,198 @@
+"""GPUs that code is compiled for: a TVM target and the numbers that make schedules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+
+from alt.errors import AltError
+from alt.processor import architecture
+
+EXAMPLE = '{"kind": "cuda", "arch": "sm_90"}'
+"""A target that needs no device."""
+
+STATIC_SHARED_BYTES = 48 << 10
+"""Shared memory that a block may declare without asking for more at its launch."""
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """What all GPUs of one compute capability have in common, and the largest of them.
+
+    Attributes:
+        shared_bytes: shared memory of a multiprocessor.
+        threads: threads that a multiprocessor holds.
+        cores: multiprocessors of the GPU this is mostly used with.
+        l2_bytes: its second-level cache.
+    """
+
+    shared_bytes: int
+    threads: int
+    cores: int
+    l2_bytes: int
+
+
+_GENERATIONS = {
+    70: _Generation(96 << 10, 2048, 80, 6 << 20),  # V100
+    75: _Generation(64 << 10, 1024, 40, 4 << 20),  # T4
+    80: _Generation(164 << 10, 2048, 108, 40 << 20),  # A100
+    86: _Generation(100 << 10, 1536, 84, 6 << 20),  # A40, RTX 3090
+    87: _Generation(164 << 10, 1536, 16, 4 << 20),  # Orin
+    89: _Generation(100 << 10, 1536, 142, 96 << 20),  # L40S, RTX 4090
+    90: _Generation(228 << 10, 2048, 132, 50 << 20),  # H100, H200
+    100: _Generation(228 << 10, 2048, 148, 126 << 20),  # B200
+    120: _Generation(100 << 10, 1536, 170, 96 << 20),  # RTX 5090
+}
+"""By compute capability, ten times the major version plus the minor one.
+
+Source: CUDA C++ Programming Guide, table of technical specifications per compute capability.
+"""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as the sketches see it; what a `Machine` has too goes by the same name.
+
+    Attributes:
+        target: the TVM target of host and device code.
+        arch: what nvcc calls it: `sm_90`.
+        vector_bytes: what one thread reads or writes at once, at most.
+        registers: 32-bit registers that one thread may use.
+        l1_bytes: first-level cache and shared memory of a multiprocessor together.
+        l2_bytes: cache of the whole device.
+        cores: multiprocessors.
+        warp: threads that run in step.
+        block_threads: threads of a block, at most.
+        core_threads: threads that a multiprocessor holds at a time.
+        core_registers: 32-bit registers of a multiprocessor.
+        shared_bytes: shared memory that a block may declare.
+        most_shared_bytes: shared memory of a block that asks for it at its launch.
+    """
+
+    target: Any
+    arch: str
+    vector_bytes: int
+    registers: int
+    l1_bytes: int
+    l2_bytes: int
+    cores: int
+    warp: int
+    block_threads: int
+    core_threads: int
+    core_registers: int
+    shared_bytes: int
+    most_shared_bytes: int
+
+    def lanes(self, dtype: str = "float32") -> int:
+        """How many elements of a dtype a thread reads at once.
+
+        >>> gpu_of({"kind": "cuda", "arch": "sm_90"}).lanes("float16")
+        8
+        """
+        bits = 8 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit()) or 32)
+        return max(1, self.vector_bytes * 8 // bits)
+
+    @property
+    def kernel_target(self) -> Any:
+        """The TVM target of code on the device alone."""
+        return tvm.target.Target({"kind": "cuda", "arch": self.arch})
+
+    @property
+    def capability(self) -> int:
+        """Ten times the major version of the compute capability plus the minor one."""
+        return capability_of(self.arch)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What an artifact must find again on the machine that loads it."""
+        triple = str(self.target.host.attrs.get("mtriple", ""))
+        host = {
+            "arch": architecture(triple),
+            "mcpu": "generic",
+            "mtriple": triple,
+            "features": [],
+        }
+        return {"target": str(self.target), "kind": "cuda", "arch": self.arch, "host": host}
+
+
+def capability_of(arch: str) -> int:
+    """The compute capability of an architecture, as one number.
+
+    Raises:
+        AltError: if it is not the name of one.
+
+    >>> capability_of("sm_90a"), capability_of("sm_120")
+    (90, 120)
+    """
+    found = re.fullmatch(r"sm_(\d{2,3})[af]?", arch)
+    if found is None:
+        raise AltError(f"{arch!r} is not an architecture of CUDA; use one such as 'sm_90'")
+    return int(found[1])
+
+
+def gpu_of(target: Any) -> Gpu:
+    """Fill in a CUDA target from its architecture, or from the device where it names none.
+
+    Args:
+        target: `"cuda"`, a dictionary such as `{"kind": "cuda", "arch": "sm_90"}`, or a TVM target.
+
+    Raises:
+        AltError: if no architecture is given and no device is there, or the architecture is unknown
+            or too old.
+
+    >>> gpu = gpu_of({"kind": "cuda", "arch": "sm_90"})
+    >>> gpu.cores, gpu.shared_bytes, gpu.most_shared_bytes
+    (132, 49152, 232448)
+    """
+    arch = _arch_of(target)
+    device: Any = None
+    if arch is None:
+        device = tvm.runtime.cuda(0)
+        if not device.exist:
+            raise AltError(
+                f"target {target!r} means the GPU of this machine, and there is none that TVM can "
+                f"use; name an architecture to compile for another machine: {EXAMPLE}"
+            )
+        arch = f"sm_{str(device.compute_version).replace('.', '')}"
+    capability = capability_of(arch)
+    known = [c for c in _GENERATIONS if c <= capability]
+    if not known:
+        raise AltError(
+            f"architecture {arch!r} is too old: ALT compiles for sm_{min(_GENERATIONS)} and newer"
+        )
+    like = _GENERATIONS[max(known)]
+    # One kilobyte of each block is the system's, from sm_80 on.
+    reserved = 1 << 10 if capability >= 80 else 0
+    return Gpu(
+        target=tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm"),
+        arch=arch,
+        vector_bytes=16,
+        registers=255,
+        l1_bytes=like.shared_bytes,
+        l2_bytes=like.l2_bytes,
+        cores=like.cores if device is None else int(device.multi_processor_count),
+        warp=32,
+        block_threads=1024,
+        core_threads=like.threads,
+        core_registers=64 << 10,
+        shared_bytes=STATIC_SHARED_BYTES,
+        most_shared_bytes=like.shared_bytes - reserved,
+    )
+
+
+def _arch_of(target: Any) -> str | None:
+    """The architecture that a target names; TVM would put an old one where there is none."""
+    if target == "cuda":
+        return None
+    nameless = isinstance(target, Mapping) and "arch" not in target
+    full = {**target, "arch": "sm_90"} if nameless else target
+    try:
+        given: Any = full if isinstance(full, tvm.target.Target) else tvm.target.Target(full)
+    except Exception as cause:
+        first = str(cause).strip().splitlines()[-1]
+        raise AltError(f"target {target!r} is not a TVM target: {first}") from cause
+    return None if nameless else str(given.attrs["arch"])

@@ -1,0 +1,145 @@
+"""GPUs as targets: the numbers of an architecture, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+from equivalence import array
+from gxx import kernels_of
+from small_models import network
+
+import alt
+from alt.cuda.code import arch_refusal, device_of
+from alt.cuda.gpu import gpu_of
+from alt.target import Machine, resolve
+
+SM_90 = {"kind": "cuda", "arch": "sm_90"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "shared", "cores", "threads"),
+    [
+        ("sm_70", 96 << 10, 80, 2048),
+        ("sm_75", 64 << 10, 40, 1024),
+        ("sm_80", 163 << 10, 108, 2048),
+        ("sm_89", 99 << 10, 142, 1536),
+        ("sm_90a", 227 << 10, 132, 2048),
+        ("sm_101", 227 << 10, 148, 2048),  # not listed: like the newest that is older
+        ("sm_121", 99 << 10, 170, 1536),
+    ],
+)
+def test_numbers_of_an_architecture(arch, shared, cores, threads):
+    gpu = resolve({"kind": "cuda", "arch": arch})
+    assert (gpu.most_shared_bytes, gpu.cores, gpu.core_threads) == (shared, cores, threads)
+    assert (gpu.shared_bytes, gpu.block_threads, gpu.warp) == (48 << 10, 1024, 32)
+    assert gpu.lanes() == 4
+    assert str(gpu.target.kind.name) == "cuda"
+    assert gpu.kernel_target.host is None
+
+
+def test_targets_by_tag_and_as_objects():
+    assert resolve("nvidia/nvidia-h100").capability == 90
+    assert resolve(tvm.target.Target(SM_90)).description == resolve(SM_90).description
+    assert isinstance(resolve("llvm"), Machine)
+
+
+@pytest.mark.skipif(tvm.runtime.cuda(0).exist, reason="here is a GPU")
+@pytest.mark.parametrize("target", ["cuda", {"kind": "cuda"}], ids=str)
+def test_without_a_device_an_architecture_is_needed(target, capfd):
+    with pytest.raises(alt.AltError, match="name an architecture") as caught:
+        alt.compile(network(), target)
+    assert str(SM_90).replace("'", '"') in str(caught.value)
+    assert "Warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"kind": "cuda", "arch": "sm_60"}, "too old"),
+        ({"kind": "cuda", "arch": "90"}, "not a TVM target"),
+        ({"kind": "cuda", "arch": "sm_90x"}, "not an architecture"),
+        ({"kind": "cuda", "nonsense": 1}, "not a TVM target"),
+        ({"kind": "metal"}, "use 'llvm' or 'cuda'"),
+    ],
+    ids=str,
+)
+def test_targets_that_are_none(target, message):
+    with pytest.raises(alt.AltError, match=message):
+        resolve(target)
+
+
+def test_options_of_the_other_kind_are_refused(tmp_path):
+    with pytest.raises(alt.AltError, match="leave threads out"):
+        alt.compile(network(), SM_90, threads=2)
+    with pytest.raises(alt.AltError, match="device=0 is for GPUs"):
+        alt.compile(network(), device=0)
+    with pytest.raises(alt.AltError, match="NHWC"):
+        alt.compile(network(), SM_90, layouts="NHWC")
+    with pytest.raises(alt.AltError, match="cannot be tuned yet"):
+        alt.compile(network(), SM_90, log=tmp_path / "log.jsonl")
+    with pytest.raises(alt.AltError, match="cannot be tuned yet"):
+        alt.tune(network(), SM_90, trials=1)
+    alt.compile(network()).save(tmp_path / "cpu.alt")
+    with pytest.raises(alt.AltError, match="is for a CPU"):
+        alt.load(tmp_path / "cpu.alt", device=0)
+
+
+def test_devices():
+    assert [device_of(d).index for d in (None, "cuda", 1, "cuda:3")] == [0, 0, 1, 3]
+    for wrong in ("gpu", "cuda:", -1, "1", "cpu"):
+        with pytest.raises(alt.AltError, match="device"):
+            device_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arch", "here", "runs"),
+    [
+        ("sm_80", 80, True),
+        ("sm_80", 89, True),
+        ("sm_89", 80, False),
+        ("sm_80", 90, False),
+        ("sm_90", 80, False),
+        ("sm_90a", 90, True),
+        ("sm_100a", 103, False),
+        ("sm_100f", 103, True),
+        ("sm_120", 121, True),
+    ],
+)
+def test_where_machine_code_runs(arch, here, runs):
+    refusal = arch_refusal(arch, here)
+    assert (refusal is None) == runs
+    if refusal is not None:
+        assert arch in refusal
+        assert f"sm_{here}" in refusal
+
+
+@pytest.mark.cuda_build
+@pytest.mark.skipif(tvm.runtime.cuda(0).exist, reason="here is a GPU")
+def test_compiled_without_a_device_a_module_can_be_saved_and_says_why_it_cannot_run(
+    tmp_path, monkeypatch
+):
+    from alt.cuda import assemble, nvcc
+
+    def compile_source(source, arch):
+        """What nvcc would give; there may be none here."""
+        assert arch == "sm_90"
+        registers = dict.fromkeys(kernels_of(source), 32)
+        return [nvcc.Image(b"cubin", registers, dict.fromkeys(registers, 0))]
+
+    monkeypatch.setattr(assemble, "compile_source", compile_source)
+    module = alt.compile(network(), SM_90, device="cuda:1")
+    image = array(1, 3, 15, 17)
+    for run in (lambda: module(image), module.benchmark, module.time_kernels, module.explain):
+        with pytest.raises(alt.AltError, match="no GPU number 1 here"):
+            run()
+    module.save(tmp_path / "m.alt")
+    with pytest.raises(alt.AltError, match="no GPU number 0 here"):
+        alt.load(tmp_path / "m.alt")
+    with pytest.raises(alt.AltError, match="it is for a GPU"):
+        alt.load(tmp_path / "m.alt", threads=1)
+
+
+def test_a_gpu_says_what_it_is():
+    gpu = gpu_of(SM_90)
+    assert gpu.description["arch"] == "sm_90"
+    assert gpu.description["kind"] == "cuda"
