@@ -6,17 +6,19 @@ from math import prod
 from typing import Any
 
 from alt.elementary import Expr
+from alt.sketches.gpu.copies import await_groups, close_group
 from alt.sketches.gpu.engines import Engine, Team, TensorCores, Threads
 from alt.sketches.gpu.grid import with_indices
-from alt.sketches.gpu.panel import Panel, lanes_of
-from alt.sketches.gpu.product import Along, Operand, Product
+from alt.sketches.gpu.panel import Panel, Part, lanes_of
+from alt.sketches.gpu.product import LANES, Along, Operand, Product
 from alt.sketches.gpu.scope import GpuScope
+from alt.sketches.gpu.swath import decide_blocks
+from alt.sketches.gpu.tensor_cores import CAPABILITY
 from alt.sketches.gpu.tiling import (
     MEETING_SUMS,
     Precision,
     Problem,
     Tile,
-    decide_blocks,
     decide_tile,
 )
 from alt.sketches.scope import UNROLLED, Stmt, i32, seq
@@ -33,9 +35,8 @@ def blocked_product(scope: GpuScope, product: Product, precision: Precision) -> 
         product: what to compute; of float32, not empty.
         precision: what is multiplied; tensor cores are used for all but fp32.
     """
-    problem = Problem(
-        prod(product.batch), product.rows, product.columns, product.depth, precision
-    )
+    extents = prod(product.batch), product.rows, product.columns, product.depth
+    problem = Problem(*extents, precision, _in_place(scope, product, precision))
     tile = decide_tile(scope.choose, problem, scope.gpu)
     down, across = -(-product.rows // tile.rows), -(-product.columns // tile.columns)
     blocks = decide_blocks(scope.choose, product.batch, down, across)
@@ -59,6 +60,16 @@ def blocked_product(scope: GpuScope, product: Product, precision: Precision) -> 
         return with_indices(scope, block, blocks.extents, at)
 
     return scope.launch((blocks.count,), (tile.threads,), work)
+
+
+def _in_place(scope: GpuScope, product: Product, precision: Precision) -> bool:
+    """Whether both factors are kept as they lie in memory, so that copies can run ahead."""
+    operands = product.left, product.right
+    if scope.gpu.capability < CAPABILITY or any(o.lanes < LANES for o in operands):
+        return False
+    return precision == "tf32" or (
+        precision == "fp32" and all(o.along == "outer" for o in operands)
+    )
 
 
 def _panel(operand: Operand, outer: int, tile: Tile, precision: Precision, padded: bool) -> Panel:
@@ -111,13 +122,15 @@ class _Block:
         team = Team(self.thread, tile)
         fp32 = precision == "fp32"
         self.engine: Engine = (
-            Threads(scope, team) if fp32 else TensorCores(scope, team, precision)
+            Threads(scope, team)
+            if fp32
+            else TensorCores(scope, team, precision, rounds=tile.copies)
         )
         self.words = sum(panel.words for panel in panels)
         """Of one stage."""
         self.shared = self._memory()
         self.sums = scope.local(tile.sums, "float32", "sums")
-        self.staged = [scope.local(p.staged, "float32", "staged") for p in panels]
+        self.staged = [scope.local(max(p.staged, 1), "float32", "staged") for p in panels]
 
     def _memory(self) -> Any:
         words = self.words * self.tile.stages * self.tile.slices
@@ -129,78 +142,85 @@ class _Block:
     def computed(self, batch: list[Expr], row: Expr, column: Expr) -> Stmt:
         """The results from a row and a column on."""
         scope, tile = self.scope, self.tile
-        terms = tile.depth * tile.slices
-        steps = -(-self.product.depth // terms)
-
-        def base(stage: Expr) -> tuple[Expr, Expr]:
-            first = (self.slice * tile.stages + stage) * self.words
-            return first, first + self.panels[0].words
-
-        def fetch(step: Expr) -> Stmt:
-            term = (step * tile.slices + self.slice) * tile.depth
-            deep = steps * terms != self.product.depth
-            product = self.product
-            return seq(
-                *(
-                    panel.fetch(
-                        scope,
-                        staged,
-                        self.thread,
-                        batch,
-                        (first, term),
-                        (extent, product.depth),
-                        (extent % panel.outer != 0, deep),
-                    )
-                    for panel, staged, first, extent in zip(
-                        self.panels,
-                        self.staged,
-                        (row, column),
-                        (product.rows, product.columns),
-                        strict=True,
-                    )
-                )
-            )
-
-        def put(stage: Expr) -> Stmt:
-            return seq(
-                *(
-                    panel.put(scope, staged, self.shared, at, self.thread)
-                    for panel, staged, at in zip(
-                        self.panels, self.staged, base(stage), strict=True
-                    )
-                )
-            )
-
-        def multiply(stage: Expr) -> Stmt:
-            return self.engine.step(self.shared, base(stage), self.panels, self.sums)
-
-        def one_stage(step: Expr) -> Stmt:
-            zero = i32(0)
-            return seq(fetch(step), scope.sync(), put(zero), scope.sync(), multiply(zero))
-
-        def two_stages(step: Expr) -> Stmt:
-            if steps == 1:
-                return multiply(i32(0))
-            more = step + 1 < steps
-            return seq(
-                tirx.IfThenElse(more, fetch(step + 1), None),
-                multiply(step % 2),
-                tirx.IfThenElse(more, put((step + 1) % 2), None),
-                scope.sync(),
-            )
-
-        if tile.stages == 1:
-            loop = scope.loop(steps, one_stage, name="step")
-        else:
-            start = seq(fetch(i32(0)), put(i32(0)), scope.sync())
-            loop = seq(start, scope.loop(steps, two_stages, name="step"))
+        zero = tirx.const(0, "float32")
         return seq(
             *map(tirx.AllocBuffer, (self.shared, self.sums, *self.staged)),
-            scope.loop(tile.sums, lambda i: self._put_sum(i, tirx.const(0, "float32")), UNROLLED),
-            loop,
+            scope.loop(tile.sums, lambda i: self._put_sum(i, zero), UNROLLED),
+            self._multiplied(batch, row, column),
             self._met() if tile.slices > 1 else None,
             self._written(batch, row, column),
         )
+
+    def _multiplied(self, batch: list[Expr], row: Expr, column: Expr) -> Stmt:
+        """All terms of this thread's slice, step by step."""
+        scope, tile, product = self.scope, self.tile, self.product
+        terms = tile.depth * tile.slices
+        steps = -(-product.depth // terms)
+        deep_tail = steps * terms != product.depth
+
+        def bases(stage: Expr) -> tuple[Expr, Expr]:
+            first = (self.slice * tile.stages + stage) * self.words
+            return first, first + self.panels[0].words
+
+        def parts(step: Expr) -> tuple[Part, Part]:
+            term = (step * tile.slices + self.slice) * tile.depth
+
+            def part(first: Expr, extent: int, size: int) -> Part:
+                tails = extent % size != 0, deep_tail
+                return Part(batch, first, term, (extent, product.depth), tails)
+
+            return (
+                part(row, product.rows, tile.rows),
+                part(column, product.columns, tile.columns),
+            )
+
+        def fetch(step: Expr) -> Stmt:
+            each = zip(self.panels, self.staged, parts(step), strict=True)
+            return seq(*(p.fetch(scope, staged, self.thread, part) for p, staged, part in each))
+
+        def put(stage: Expr) -> Stmt:
+            each = zip(self.panels, self.staged, bases(stage), strict=True)
+            return seq(*(p.put(scope, s, self.shared, at, self.thread) for p, s, at in each))
+
+        def copies(step: Expr) -> Stmt:
+            each = zip(self.panels, bases(step % tile.stages), parts(step), strict=True)
+            return seq(*(p.copy(scope, self.shared, at, self.thread, s) for p, at, s in each))
+
+        def multiply(stage: Expr) -> Stmt:
+            return self.engine.step(self.shared, bases(stage), self.panels, self.sums)
+
+        def alone(step: Expr) -> Stmt:
+            zero = i32(0)
+            return seq(fetch(step), scope.sync(), put(zero), scope.sync(), multiply(zero))
+
+        def with_next(step: Expr) -> Stmt:
+            more = step + 1 < steps
+            return seq(
+                scope.when(more, fetch(step + 1)),
+                multiply(step % 2),
+                scope.when(more, put((step + 1) % 2)),
+                scope.sync(),
+            )
+
+        ahead = tile.stages - 1
+
+        def with_copies(step: Expr) -> Stmt:
+            # Groups are closed even where they are empty, so that counting them tells which.
+            return seq(
+                await_groups(ahead - 1),
+                scope.sync(),
+                scope.when(step + ahead < steps, copies(step + ahead)),
+                close_group(),
+                multiply(step % tile.stages),
+            )
+
+        if tile.stages == 1:
+            return scope.loop(steps, alone, name="step")
+        if not tile.copies:
+            start = seq(fetch(i32(0)), put(i32(0)), scope.sync())
+            return seq(start, scope.loop(steps, with_next, name="step"))
+        start = (seq(copies(i32(s)) if s < steps else None, close_group()) for s in range(ahead))
+        return seq(*start, scope.loop(steps, with_copies, name="step"))
 
     def _sum(self, i: Expr) -> Expr:
         return tirx.BufferLoad(self.sums, [i])

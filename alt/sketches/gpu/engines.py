@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from alt.elementary import Expr
 from alt.sketches.gpu.panel import Panel
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.tensor_cores import multiply_add
+from alt.sketches.gpu.tensor_cores import multiply_add, rounded
 from alt.sketches.gpu.tiling import WARP, Tile
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
 from primitives.tensorir import tirx
@@ -122,7 +122,7 @@ class Threads:
         left, right = scope.local(rows, "float32", "left"), scope.local(columns, "float32", "right")
 
         def term(k: Expr) -> Stmt:
-            def take(into: Any, which: int, start: Callable[[Expr], Expr], many: int, run: int):
+            def take(into: Any, which: int, start: Callable[[Expr], Expr], many: int, run: int) -> Stmt:
                 def one(g: Expr, e: Expr) -> Stmt:
                     at = bases[which] + panels[which].address(start(g) + e, k)
                     return tirx.BufferStore(into, tirx.BufferLoad(shared, [at]), [g * run + e])
@@ -165,6 +165,8 @@ class Threads:
 class TensorCores:
     """The warp multiplies together, 16 x 8 results and 8 words of the sums at a time.
 
+    Factors that were only copied are rounded when they are read (`rounds`).
+
     Which terms are summed in which order is free, if both panels agree: thread t of a group takes
     the words 2t and 2t + 1, which one read gets where they are neighbours.
     """
@@ -172,6 +174,7 @@ class TensorCores:
     scope: GpuScope
     team: Team
     precision: str
+    rounds: bool = False
     run: int = 2
 
     @property
@@ -195,28 +198,27 @@ class TensorCores:
         right = scope.local(2, self.dtype, "right")
         pair = scope.local(2, self.dtype, "pair")
 
-        def two(which: int, outer: Expr, words: Expr, keep: Callable[[int], tuple[Any, Expr]]):
+        def two(which: int, outer: Expr, first: Expr, into: Any, places: Sequence[Expr]) -> Stmt:
             """Words 2t and 2t + 1 of a row or column."""
 
             def word(j: Expr) -> Expr:
-                at = bases[which] + panels[which].address(outer, words + thread * 2 + j)
+                at = bases[which] + panels[which].address(outer, first + thread * 2 + j)
                 return tirx.BufferLoad(shared, [at])
 
-            if panels[which].contiguous == "outer":
-                return seq(*(tirx.BufferStore(b, word(i32(j)), [at]) for j, (b, at) in kept(keep)))
-            read = scope.loop(2, lambda j: tirx.BufferStore(pair, word(j), [j]), VECTORIZED)
-            moved = (
-                tirx.BufferStore(b, tirx.BufferLoad(pair, [i32(j)]), [at]) for j, (b, at) in kept(keep)
-            )
-            return seq(read, *moved)
+            def put(j: int, value: Expr) -> Stmt:
+                made = rounded(value) if self.rounds else value
+                return tirx.BufferStore(into, made, [places[j]])
 
-        def kept(keep: Callable[[int], tuple[Any, Expr]]):
-            return [(j, keep(j)) for j in range(2)]
+            if panels[which].contiguous == "outer":
+                return seq(*(put(j, word(i32(j))) for j in range(2)))
+            read = scope.loop(2, lambda j: tirx.BufferStore(pair, word(j), [j]), VECTORIZED)
+            return seq(read, *(put(j, tirx.BufferLoad(pair, [i32(j)])) for j in range(2)))
 
         def words(w: Expr) -> Stmt:
             def rows(i: Expr, h: Expr) -> Stmt:
                 outer = self.team.row + i * 16 + h * 8 + group
-                return two(0, outer, w * 8, lambda j: (left, i * 4 + j * 2 + h))
+                at = i * 4 + h
+                return two(0, outer, w * 8, left, (at, at + 2))
 
             def columns(n: Expr) -> Stmt:
                 outer = self.team.column + n * 8 + group
@@ -228,7 +230,7 @@ class TensorCores:
                     )
 
                 return seq(
-                    two(1, outer, w * 8, lambda j: (right, i32(j))),
+                    two(1, outer, w * 8, right, (i32(0), i32(1))),
                     scope.loop(down, multiply, UNROLLED),
                 )
 

@@ -7,8 +7,13 @@ from alt.sketches.gpu.blocked import blocked_product
 from alt.sketches.gpu.product import product_of
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.tensor_cores import CAPABILITY
+from alt.sketches.gpu.thin import MOST_ROWS, thin_product
 from alt.sketches.gpu.tiling import Precision
 from alt.sketches.scope import Stmt
+
+
+KINDS = ("thin", "blocks")
+"""How products with few rows or columns may be computed."""
 
 
 def matmul(scope: GpuScope) -> Stmt:
@@ -19,6 +24,9 @@ def matmul(scope: GpuScope) -> Stmt:
     if not floats or not node.output.size or not node.inputs[0].size:
         return fallback.matmul(scope)
     product = product_of(scope)
+    thin = product.transposed if product.columns < product.rows else product
+    if thin.rows <= MOST_ROWS and scope.choose.one_of("kind", KINDS, "thin") == "thin":
+        return thin_product(scope, thin)
     return blocked_product(scope, product, precision_of(scope))
 
 

@@ -11,12 +11,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from alt.elementary import Expr
+from alt.sketches.gpu.copies import copy
 from alt.sketches.gpu.product import LANES, Along, Operand
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.tensor_cores import packed_halves, rounded
 from alt.sketches.gpu.tiling import Precision
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
 from primitives.tensorir import tirx
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of an operand.
+
+    Attributes:
+        batch: indices.
+        outer: its first row, or column.
+        term: its first place along the axis that is summed over.
+        extents: how many of each the operand has.
+        tails: whether the part may reach beyond them.
+    """
+
+    batch: Sequence[Expr]
+    outer: Expr
+    term: Expr
+    extents: tuple[int, int]
+    tails: tuple[bool, bool]
+
+    def inside(self, outer: Expr, term: Expr) -> Expr | None:
+        """Whether an element exists; None if all do. Of what is read at once all do, or none."""
+        here = zip((outer, term), self.extents, self.tails, strict=True)
+        conditions = [position < extent for position, extent, tail in here if tail]
+        return tirx.all(*conditions) if conditions else None
 
 
 @dataclass(frozen=True)
@@ -94,26 +120,14 @@ class Panel:
         outer, deep = self.piece
         return self.each * outer * deep
 
-    def fetch(
-        self,
-        scope: GpuScope,
-        staged: Any,
-        thread: Expr,
-        batch: Sequence[Expr],
-        first: tuple[Expr, Expr],
-        extents: tuple[int, int],
-        tails: tuple[bool, bool],
-    ) -> Stmt:
+    def fetch(self, scope: GpuScope, staged: Any, thread: Expr, part: Part) -> Stmt:
         """Read a thread's elements into its registers; what does not exist is 0.
 
         Args:
             scope: the kernel.
             staged: the registers.
             thread: its number.
-            batch: indices.
-            first: where the panel starts: row or column, and term.
-            extents: how many of each the operand has.
-            tails: whether the panel may reach beyond them.
+            part: what to read.
         """
         wide, deep = self.piece
         along, run = self.operand.along, self.lanes
@@ -121,29 +135,46 @@ class Panel:
         def piece(i: Expr, outer: Expr, term: Expr) -> Stmt:
             def some(down: Expr) -> Stmt:
                 """Elements that lie next to each other."""
-                x, k = first[0] + outer, first[1] + term + down
+                x, k = part.outer + outer, part.term + term + down
                 start = self._register(i, i32(0), down)
 
                 def read(lane: Expr) -> Stmt:
                     at = (x + lane, k) if along == "outer" else (x, k + lane)
-                    value = self.operand.element(batch, *at)
+                    value = self.operand.element(part.batch, *at)
                     return tirx.BufferStore(staged, value, [start + lane])
 
                 def clear(lane: Expr) -> Stmt:
                     return tirx.BufferStore(staged, tirx.const(0, "float32"), [start + lane])
 
-                # If vectors are read at all, the extents are multiples of them.
-                inside = [
-                    position < extent
-                    for position, extent, tail in zip((x, k), extents, tails, strict=True)
-                    if tail
-                ]
                 found = scope.loop(run, read, VECTORIZED)
-                if not inside:
+                inside = part.inside(x, k)
+                if inside is None:
                     return found
-                return tirx.IfThenElse(tirx.all(*inside), found, scope.loop(run, clear, VECTORIZED))
+                return tirx.IfThenElse(inside, found, scope.loop(run, clear, VECTORIZED))
 
             return scope.loop(wide * deep // run, some, UNROLLED)
+
+        return self._each_piece(scope, thread, piece)
+
+    def copy(self, scope: GpuScope, shared: Any, base: Expr, thread: Expr, part: Part) -> Stmt:
+        """Start to copy a thread's elements to shared memory; words have to be as in memory.
+
+        Args:
+            scope: the kernel.
+            shared: words.
+            base: where the panel starts in it.
+            thread: its number.
+            part: what to copy.
+        """
+        assert self.packed == 1 and self.lanes == LANES, "copies are of four float32"
+        assert self.contiguous == self.operand.along, "copies keep neighbours together"
+
+        def piece(_: Expr, outer: Expr, term: Expr) -> Stmt:
+            here = part.outer + outer, part.term + term
+            inside = part.inside(*here)
+            there = tirx.const(True, "bool") if inside is None else inside
+            load = self.operand.element(part.batch, *here)
+            return copy((shared, base + self.address(outer, term)), load, there)
 
         return self._each_piece(scope, thread, piece)
 

@@ -57,12 +57,12 @@ _FP16 = _MULTIPLY.format(
 
 def rounded(value: Expr) -> Expr:
     """A float32 with ten bits of mantissa, the nearest one, away from zero between two."""
-    return _call("float32", "alt_tf32", _ROUND, value)
+    return called("float32", "alt_tf32", _ROUND, value)
 
 
 def packed_halves(low: Expr, high: Expr) -> Expr:
     """Two float32 as float16 in one word."""
-    return _call("uint32", "alt_halves", _PACK, low, high)
+    return called("uint32", "alt_halves", _PACK, low, high)
 
 
 def multiply_add(
@@ -78,10 +78,11 @@ def multiply_add(
     """
     name, source = ("alt_mma_tf32", _TF32) if precision == "tf32" else ("alt_mma_fp16", _FP16)
     pointers = [tirx.address_of(tirx.BufferLoad(b, [at])) for b, at in (total, left, right)]
-    return tirx.Evaluate(_call("void", name, source, *pointers))
+    return tirx.Evaluate(called("void", name, source, *pointers))
 
 
-def _call(dtype: str, name: str, source: str, *arguments: Expr) -> Expr:
+def called(dtype: str, name: str, source: str, *arguments: Expr) -> Expr:
+    """A call of a function that is given as CUDA C; each has a source of its own."""
     return tirx.call_intrin(
         dtype, "tirx.cuda.func_call", ir.StringImm(name), *arguments, ir.StringImm(source)
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product as combinations
-from math import gcd, prod
 from typing import Literal
 
 from alt.cuda.gpu import Gpu
@@ -20,7 +19,7 @@ OTHER_REGISTERS = 40
 
 WARP = 32
 
-STEP_CYCLES = 700.0
+STEP_CYCLES = 600.0
 """From asking memory for the next part of the operands until it is there."""
 
 START_CYCLES = 2500.0
@@ -30,14 +29,17 @@ SHARED_BYTES_A_CYCLE = 128.0
 MEMORY_BYTES_A_CYCLE = 24.0
 """What one multiprocessor gets from the second-level cache while the others read too."""
 
+SYNC_CYCLES = 60.0
+"""Of a step, in which all threads of a block wait for each other."""
+
+OVERLAP = 0.25
+"""The part of other resources' time that adds to that of the slowest one."""
+
 MULTIPLIED_A_CYCLE: dict[Precision, float] = {"fp32": 128.0, "tf32": 640.0, "fp16": 1280.0}
-"""Of one multiprocessor. For tensor cores, what `mma.sync` gets out of Hopper's: about 60 %.
+"""Of one multiprocessor. For tensor cores about 60 % of Hopper's peak, what `mma.sync` gets of it.
 
-Source: NVIDIA H100 Tensor Core GPU Architecture, table 2; arXiv 2402.13499, table 7.
+Source: arXiv 2402.13499.
 """
-
-SMALL: dict[Precision, tuple[int, int]] = {"fp32": (4, 8), "tf32": (16, 8), "fp16": (16, 8)}
-"""Rows and columns that a warp cannot divide further: its threads, or one multiply-add of it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Problem:
         columns: of the results.
         depth: terms of a sum.
         precision: what is multiplied.
+        in_place: whether words in shared memory are those of memory, four at a time, so that they
+            can be copied without passing through registers.
     """
 
     count: int
@@ -57,6 +61,7 @@ class Problem:
     columns: int
     depth: int
     precision: Precision = "fp32"
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Tile:
         down: warps below each other.
         across: warps beside each other.
         depth: terms of the sums whose factors are in shared memory at a time.
-        stages: 2 if the next of them are fetched meanwhile, otherwise 1.
+        stages: how many such parts of the factors are in shared memory: 2 if the next one is fetched
+            meanwhile; more if copies run ahead without threads waiting for them.
         slices: teams of warps that share the terms of the sums out among them.
     """
 
@@ -107,8 +113,15 @@ class Tile:
         return self.warp_rows * self.warp_columns // WARP
 
     @property
+    def copies(self) -> bool:
+        """Whether factors do not pass through registers."""
+        return self.stages > 2
+
+    @property
     def staged(self) -> int:
         """Factors that a thread holds between their places in memory and in shared memory."""
+        if self.copies:
+            return 0
         return sum(-(-extent * self.depth // self.team) for extent in (self.rows, self.columns))
 
     def registers(self, precision: Precision) -> int:
@@ -166,13 +179,22 @@ DEPTHS: dict[Precision, tuple[int, ...]] = {
 }
 WARPS = (1, 2, 4)
 STAGES = (1, 2)
+AHEAD = (3, 4)
+"""Stages of copies that run ahead."""
+
 SLICES = (1, 2, 4)
 
 
-def every_tile(precision: Precision) -> Iterator[Tile]:
+def stages_of(problem: Problem) -> tuple[int, ...]:
+    """How many stages there may be."""
+    return (*STAGES, *AHEAD) if problem.in_place else STAGES
+
+
+def every_tile(problem: Problem) -> Iterator[Tile]:
     """All that may be asked for, those included that do not fit."""
+    precision = problem.precision
     parts = (WARP_ROWS[precision], WARP_COLUMNS[precision], WARPS, WARPS, DEPTHS[precision])
-    for choice in combinations(*parts, STAGES, SLICES):
+    for choice in combinations(*parts, stages_of(problem), SLICES):
         yield Tile(*choice)
 
 
@@ -194,19 +216,21 @@ def cycles_of(tile: Tile, problem: Problem, gpu: Gpu) -> float:
     terms = tile.depth * tile.slices
     steps = -(-problem.depth // terms)
     results = tile.rows * tile.columns
-    # A warp waits for its own last result; eight of them keep a multiprocessor busy.
-    busy = min(1.0, together * tile.threads / (8 * WARP))
+    # A warp waits for its own last result; many of them keep a multiprocessor busy.
+    warps = together * tile.threads / WARP
+    busy = min(1.0, 1.125 * warps / (warps + 2))
     arithmetic = results * terms / (MULTIPLIED_A_CYCLE[precision] * busy)
     each = 2 if precision == "fp16" else 4
-    reads = tile.down * tile.across * (tile.warp_rows + tile.warp_columns) * terms * each
-    writes = (tile.rows + tile.columns) * terms * each
-    shared = (reads + writes) / SHARED_BYTES_A_CYCLE
+    warp_reads = (tile.warp_rows + tile.warp_columns) * tile.down * tile.across
+    shared = (warp_reads + tile.rows + tile.columns) * terms * each / SHARED_BYTES_A_CYCLE
     memory = (tile.rows + tile.columns) * terms * 4 / MEMORY_BYTES_A_CYCLE
     slowest = max(arithmetic, shared, memory)
+    # What could go on at the same time never quite does.
+    work = slowest + OVERLAP * (arithmetic + shared + memory - slowest)
     if tile.stages == 1:
-        step = max(STEP_CYCLES + slowest, together * slowest)
+        step = max(STEP_CYCLES + work, together * work) + 2 * SYNC_CYCLES
     else:
-        step = max(STEP_CYCLES, together * slowest)
+        step = max(STEP_CYCLES / (tile.stages - 1), together * work) + SYNC_CYCLES
     ending = START_CYCLES + 60.0 * (tile.slices - 1) * tile.sums / MEETING_SUMS
     rounds = -(-mine // together)
     return rounds * (ending + steps * step)
@@ -222,7 +246,7 @@ def choose_tile(problem: Problem, gpu: Gpu) -> Tile:
     >>> large.rows, large.columns, large.stages, large.slices
     (128, 128, 2, 1)
     """
-    fitting = [t for t in every_tile(problem.precision) if not t.refusal(problem.precision, gpu)]
+    fitting = [t for t in every_tile(problem) if not t.refusal(problem.precision, gpu)]
     return min(fitting, key=lambda t: (cycles_of(t, problem, gpu), t.threads, t.depth))
 
 
@@ -239,46 +263,10 @@ def decide_tile(choose: Choose, problem: Problem, gpu: Gpu) -> Tile:
         choose.one_of("warps_down", WARPS, default.down),
         choose.one_of("warps_across", WARPS, default.across),
         choose.one_of("depth", DEPTHS[precision], default.depth),
-        choose.one_of("stages", STAGES, default.stages),
+        choose.one_of("stages", stages_of(problem), default.stages),
         choose.one_of("slices", SLICES, default.slices),
     )
     refusal = chosen.refusal(precision, gpu)
     if refusal is not None:
         raise Infeasible(f"{chosen}: {refusal}")
     return chosen
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """In which order blocks take their tiles.
-
-    Attributes:
-        batch: extents of the batch.
-        down: tiles below each other.
-        across: tiles beside each other.
-        swath: rows of tiles that are done column by column, so that what runs at a time reads few
-            rows and few columns; it divides `down`.
-    """
-
-    batch: tuple[int, ...]
-    down: int
-    across: int
-    swath: int
-
-    @property
-    def count(self) -> int:
-        """All of them."""
-        return prod(self.batch) * self.down * self.across
-
-    @property
-    def extents(self) -> tuple[int, ...]:
-        """By which a block's number falls apart: batch, swath, column of tiles, row in the swath.
-        """
-        return (*self.batch, self.down // self.swath, self.across, self.swath)
-
-
-def decide_blocks(choose: Choose, batch: tuple[int, ...], down: int, across: int) -> Blocks:
-    """The order that is asked for."""
-    options = tuple(sorted({gcd(down, size) for size in (1, 2, 4, 8, 16)}))
-    default = max(size for size in options if size <= 8)
-    return Blocks(batch, down, across, choose.one_of("swath", options, default))

@@ -44,6 +44,32 @@ static void multiply_add(float* d, const void* a, const void* b, Multiply multip
   wait(warp_barriers[warp]);
 }
 
+// A copy that was started, and has not been seen to end: nothing of it is there before it has to be.
+struct Copy {
+  float* to;
+  const float* from;
+  bool there;
+};
+struct Copies {
+  std::vector<Copy> started;
+  std::vector<std::vector<Copy>> groups;
+};
+static std::vector<Copies> copies;
+
+static Copies& my_copies() {
+  if (copies.size() < lanes.size()) copies.resize(lanes.size());
+  return copies[current];
+}
+
+static void await(size_t left) {
+  auto& groups = my_copies().groups;
+  while (groups.size() > left) {
+    for (const Copy& c : groups.front())
+      for (int i = 0; i < 4; ++i) c.to[i] = c.there ? c.from[i] : 0.0f;
+    groups.erase(groups.begin());
+  }
+}
+
 }  // namespace emulation
 
 #define ALT_EMULATED
@@ -76,3 +102,21 @@ static inline void alt_mma_fp16(float* d, const unsigned* a, const unsigned* b) 
            emulation::half_of(x, 1) * emulation::half_of(y, 1);
   });
 }
+
+static inline void alt_copy(float* to, const float* from, bool there) {
+  if ((uintptr_t)to % 16 || (there && (uintptr_t)from % 16)) std::abort();
+  emulation::my_copies().started.push_back({to, from, there});
+}
+
+static inline void alt_close_copies() {
+  auto& mine = emulation::my_copies();
+  mine.groups.push_back(std::move(mine.started));
+  mine.started.clear();
+}
+
+#define ALT_AWAIT(left) \
+  static inline void alt_await_copies_but_##left() { emulation::await(left); }
+ALT_AWAIT(0)
+ALT_AWAIT(1)
+ALT_AWAIT(2)
+#undef ALT_AWAIT
