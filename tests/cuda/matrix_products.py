@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 from alt.compiler import Fused, fused
 from alt.cuda.gpu import Gpu, gpu_of
 
-
 PRECISIONS = ("fp32", "tf32", "fp16")
 Shapes = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -78,10 +77,7 @@ def network(
     graph = helper.make_graph(
         list(nodes),
         "products",
-        [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape)
-            for n, a in inputs.items()
-        ],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in inputs.items()],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
         [numpy_helper.from_array(a, n) for n, a in (weights or {}).items()],
     )

@@ -187,7 +187,9 @@ def test_choices_compile_without_spills(precision, arch):
             assert registers * threads <= made.machine.core_registers
 
 
-@pytest.mark.parametrize(("precision", "word"), [("tf32", "alt_mma_tf32"), ("fp16", "alt_mma_fp16")])
+@pytest.mark.parametrize(
+    ("precision", "word"), [("tf32", "alt_mma_tf32"), ("fp16", "alt_mma_fp16")]
+)
 def test_tensor_cores_are_used_where_they_are(precision, word):
     for arch, there in (("sm_75", False), ("sm_80", True), ("sm_90", True)):
         made, _ = products(SHAPES[:1], precision, arch)

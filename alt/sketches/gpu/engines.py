@@ -1,4 +1,4 @@
-"""How a warp multiplies what is in shared memory: each thread for itself, or all on tensor cores."""
+"""How a warp multiplies what is in shared memory: thread by thread, or all on tensor cores."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ class Threads:
         left, right = scope.local(rows, "float32", "left"), scope.local(columns, "float32", "right")
 
         def term(k: Expr) -> Stmt:
-            def take(into: Any, which: int, start: Callable[[Expr], Expr], many: int, run: int) -> Stmt:
+            def take(
+                into: Any, which: int, start: Callable[[Expr], Expr], many: int, run: int
+            ) -> Stmt:
                 def one(g: Expr, e: Expr) -> Stmt:
                     at = bases[which] + panels[which].address(start(g) + e, k)
                     return tirx.BufferStore(into, tirx.BufferLoad(shared, [at]), [g * run + e])
@@ -234,9 +236,7 @@ class TensorCores:
                     scope.loop(down, multiply, UNROLLED),
                 )
 
-            return seq(
-                scope.nest((down, 2), rows, UNROLLED), scope.loop(across, columns, UNROLLED)
-            )
+            return seq(scope.nest((down, 2), rows, UNROLLED), scope.loop(across, columns, UNROLLED))
 
         return seq(
             *map(tirx.AllocBuffer, (left, right, pair)),

@@ -11,7 +11,6 @@ from alt.sketches.gpu.thin import MOST_ROWS, thin_product
 from alt.sketches.gpu.tiling import Precision
 from alt.sketches.scope import Stmt
 
-
 KINDS = ("thin", "blocks")
 """How products with few rows or columns may be computed."""
 

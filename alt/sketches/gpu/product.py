@@ -104,9 +104,7 @@ class Results:
             *map(tirx.AllocBuffer, (*loaded.values(), made)),
             *map(read, here),
             scope.loop(count, compute, UNROLLED),
-            scope.loop(
-                count, lambda k: scope.store(at(k), tirx.BufferLoad(made, [k])), VECTORIZED
-            ),
+            scope.loop(count, lambda k: scope.store(at(k), tirx.BufferLoad(made, [k])), VECTORIZED),
         )
 
 

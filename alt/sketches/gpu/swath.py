@@ -32,8 +32,7 @@ class Blocks:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """By which a block's number falls apart: batch, swath, column of tiles, row in the swath.
-        """
+        """What a block's number falls apart into: batch, swath, column of tiles, row in it."""
         return (*self.batch, self.down // self.swath, self.across, self.swath)
 
 

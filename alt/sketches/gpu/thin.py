@@ -1,4 +1,4 @@
-"""Products with few rows: every weight is read once, by all threads, as fast as memory gives them."""
+"""Products with few rows: all weights are read once, as fast as memory gives them."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ class Tile:
         down: warps below each other.
         across: warps beside each other.
         depth: terms of the sums whose factors are in shared memory at a time.
-        stages: how many such parts of the factors are in shared memory: 2 if the next one is fetched
-            meanwhile; more if copies run ahead without threads waiting for them.
+        stages: how many such parts of the factors are in shared memory: 2 if the next one is
+            fetched meanwhile; more if copies run ahead without threads waiting for them.
         slices: teams of warps that share the terms of the sums out among them.
     """
 
