@@ -244,7 +244,7 @@ def choose_tile(problem: Problem, gpu: Gpu) -> Tile:
     >>> hopper = gpu_of({"kind": "cuda", "arch": "sm_90"})
     >>> large = choose_tile(Problem(1, 4096, 4096, 4096), hopper)
     >>> large.rows, large.columns, large.stages, large.slices
-    (128, 128, 2, 1)
+    (128, 256, 2, 1)
     """
     fitting = [t for t in every_tile(problem) if not t.refusal(problem.precision, gpu)]
     return min(fitting, key=lambda t: (cycles_of(t, problem, gpu), t.threads, t.depth))
