@@ -43,16 +43,15 @@ def test_products_with_few_rows_or_columns():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_operands_in_other_orders(precision):
     a, b, c, d = random(2, 20, 36), random(2, 28, 36, seed=1), random(9, 2, 14), random(14, 2, 21)
-    swap, heads, last = {"perm": [0, 2, 1]}, {"perm": [1, 0, 2]}, {"perm": [1, 2, 0]}
     nodes = [
-        helper.make_node("Transpose", ["b"], ["bt"], **swap),
+        helper.make_node("Transpose", ["b"], ["bt"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["a", "bt"], ["right"]),
-        helper.make_node("Transpose", ["a"], ["at"], **swap),
+        helper.make_node("Transpose", ["a"], ["at"], perm=[0, 2, 1]),
         helper.make_node("Slice", ["b", "first", "end", "axis"], ["cut"]),
         helper.make_node("MatMul", ["at", "cut"], ["left"]),
-        helper.make_node("Transpose", ["c"], ["ct"], **heads),
-        helper.make_node("Transpose", ["d"], ["dt"], **heads),
-        helper.make_node("Transpose", ["dt"], ["dm"], **last),
+        helper.make_node("Transpose", ["c"], ["ct"], perm=[1, 0, 2]),
+        helper.make_node("Transpose", ["d"], ["dt"], perm=[1, 0, 2]),
+        helper.make_node("Transpose", ["dt"], ["dm"], perm=[1, 2, 0]),
         helper.make_node("Transpose", ["dm"], ["db"], perm=[2, 0, 1]),
         helper.make_node("MatMul", ["ct", "db"], ["both"]),
     ]

@@ -184,7 +184,7 @@ def test_choices_compile_without_spills(precision, arch):
         assert not any(image.spilled_bytes.values()), image.spilled_bytes
         for name, registers in image.registers.items():
             threads = np.prod(program.library.launches[name].shape.block)
-            assert registers * threads <= made.machine.core_registers
+            assert registers * threads <= gpu(precision, arch).core_registers
 
 
 @pytest.mark.parametrize(
