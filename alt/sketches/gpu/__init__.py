@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from alt.sketches.gpu.attention import attention
 from alt.sketches.gpu.elementwise import concat, elementwise
-from alt.sketches.gpu.fallback import convolution, matmul, pooling, stage_reduction
+from alt.sketches.gpu.fallback import convolution, pooling, stage_reduction
+from alt.sketches.gpu.matmul import matmul
 from alt.sketches.gpu.rows import layer_norm, reduction, softmax
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.scope import Stmt

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -205,6 +206,8 @@ static inline T __shfl_sync(unsigned, T value, int source, int width = 32) {
   unsigned lane = emulation::current % emulation::kWarp;
   return emulation::from_lane(value, lane / width * width + source % width);
 }
+
+#include "mma.h"
 
 // Launch a kernel; 0 if it ended well, 1 if threads wait for each other for ever, 2 if it has more
 // arguments than are known here.

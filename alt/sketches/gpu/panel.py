@@ -1,0 +1,252 @@
+"""The factors that a block needs next, on their way from memory through registers to shared memory.
+
+They are kept there as words of 32 bits: one float32, one rounded to what tensor cores take of it,
+or two float16 that follow each other along the axis that is summed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alt.elementary import Expr
+from alt.sketches.gpu.copies import copy
+from alt.sketches.gpu.product import LANES, Along, Operand
+from alt.sketches.gpu.scope import GpuScope
+from alt.sketches.gpu.tensor_cores import packed_halves, rounded
+from alt.sketches.gpu.tiling import Precision
+from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
+from primitives.tensorir import tirx
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of an operand.
+
+    Attributes:
+        batch: indices.
+        outer: its first row, or column.
+        term: its first place along the axis that is summed over.
+        extents: how many of each the operand has.
+        tails: whether the part may reach beyond them.
+    """
+
+    batch: Sequence[Expr]
+    outer: Expr
+    term: Expr
+    extents: tuple[int, int]
+    tails: tuple[bool, bool]
+
+    def inside(self, outer: Expr, term: Expr) -> Expr | None:
+        """Whether an element exists; None if all do. Of what is read at once all do, or none."""
+        here = zip((outer, term), self.extents, self.tails, strict=True)
+        conditions = [position < extent for position, extent, tail in here if tail]
+        return tirx.all(*conditions) if conditions else None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part of one operand in shared memory: as many rows, or columns, as a block's results have.
+
+    Attributes:
+        operand: where it comes from.
+        outer: how many rows, or columns, it has.
+        depth: how many terms of the sums.
+        threads: how many share the work.
+        precision: what words are.
+        contiguous: along which axis words are neighbours.
+        pad: words between the rows of it that are only there to keep threads from waiting for the
+            same bank.
+        lanes: how many elements a thread reads at once.
+    """
+
+    operand: Operand
+    outer: int
+    depth: int
+    threads: int
+    precision: Precision
+    contiguous: Along
+    pad: int
+    lanes: int
+
+    @property
+    def packed(self) -> int:
+        """Elements in a word."""
+        return 2 if self.precision == "fp16" else 1
+
+    @property
+    def deep(self) -> int:
+        """Words along the axis that is summed over."""
+        return self.depth // self.packed
+
+    @property
+    def stride(self) -> int:
+        """Words from one row of it to the next."""
+        return (self.outer if self.contiguous == "outer" else self.deep) + self.pad
+
+    @property
+    def words(self) -> int:
+        """All words that it takes."""
+        return self.stride * (self.deep if self.contiguous == "outer" else self.outer)
+
+    def address(self, outer: Expr, word: Expr) -> Expr:
+        """Where a word is."""
+        if self.contiguous == "outer":
+            return word * self.stride + outer
+        return outer * self.stride + word
+
+    @property
+    def piece(self) -> tuple[int, int]:
+        """What a thread takes at once: elements along `outer` and `depth`."""
+        if self.operand.along == "depth":
+            return 1, max(self.lanes, self.packed)
+        return self.lanes, self.packed
+
+    @property
+    def pieces(self) -> int:
+        """How many of those there are."""
+        outer, deep = self.piece
+        return (self.outer // outer) * (self.depth // deep)
+
+    @property
+    def each(self) -> int:
+        """How many of them a thread takes, at most."""
+        return -(-self.pieces // self.threads)
+
+    @property
+    def staged(self) -> int:
+        """Elements that a thread holds."""
+        outer, deep = self.piece
+        return self.each * outer * deep
+
+    def fetch(self, scope: GpuScope, staged: Any, thread: Expr, part: Part) -> Stmt:
+        """Read a thread's elements into its registers; what does not exist is 0.
+
+        Args:
+            scope: the kernel.
+            staged: the registers.
+            thread: its number.
+            part: what to read.
+        """
+        wide, deep = self.piece
+        along, run = self.operand.along, self.lanes
+
+        def piece(i: Expr, outer: Expr, term: Expr) -> Stmt:
+            def some(down: Expr) -> Stmt:
+                """Elements that lie next to each other."""
+                x, k = part.outer + outer, part.term + term + down
+                start = self._register(i, i32(0), down)
+
+                def read(lane: Expr) -> Stmt:
+                    at = (x + lane, k) if along == "outer" else (x, k + lane)
+                    value = self.operand.element(part.batch, *at)
+                    return tirx.BufferStore(staged, value, [start + lane])
+
+                def clear(lane: Expr) -> Stmt:
+                    return tirx.BufferStore(staged, tirx.const(0, "float32"), [start + lane])
+
+                found = scope.loop(run, read, VECTORIZED)
+                inside = part.inside(x, k)
+                if inside is None:
+                    return found
+                return tirx.IfThenElse(inside, found, scope.loop(run, clear, VECTORIZED))
+
+            return scope.loop(wide * deep // run, some, UNROLLED)
+
+        return self._each_piece(scope, thread, piece)
+
+    def copy(self, scope: GpuScope, shared: Any, base: Expr, thread: Expr, part: Part) -> Stmt:
+        """Start to copy a thread's elements to shared memory; words have to be as in memory.
+
+        Args:
+            scope: the kernel.
+            shared: words.
+            base: where the panel starts in it.
+            thread: its number.
+            part: what to copy.
+        """
+        assert self.packed == 1 and self.lanes == LANES, "copies are of four float32"
+        assert self.contiguous == self.operand.along, "copies keep neighbours together"
+
+        def piece(_: Expr, outer: Expr, term: Expr) -> Stmt:
+            here = part.outer + outer, part.term + term
+            inside = part.inside(*here)
+            there = tirx.const(True, "bool") if inside is None else inside
+            load = self.operand.element(part.batch, *here)
+            return copy((shared, base + self.address(outer, term)), load, there)
+
+        return self._each_piece(scope, thread, piece)
+
+    def put(self, scope: GpuScope, staged: Any, shared: Any, base: Expr, thread: Expr) -> Stmt:
+        """Write a thread's elements to shared memory, as words, from `base` on."""
+        wide, deep = self.piece
+        many = deep // self.packed
+
+        def word(i: Expr, across: Expr, down: Expr) -> Expr:
+            def element(lane: int) -> Expr:
+                at = self._register(i, across, down * self.packed + lane)
+                return tirx.BufferLoad(staged, [at])
+
+            if self.precision == "fp16":
+                return packed_halves(element(0), element(1))
+            return rounded(element(0)) if self.precision == "tf32" else element(0)
+
+        count = wide * many
+        vector = count > 1 and (wide > 1) == (self.contiguous == "outer")
+
+        def piece(i: Expr, outer: Expr, term: Expr) -> Stmt:
+            start = term // self.packed
+
+            def store(lane: Expr, value: Expr) -> Stmt:
+                across, down = (lane, i32(0)) if wide > 1 else (i32(0), lane)
+                at = base + self.address(outer + across, start + down)
+                return tirx.BufferStore(shared, value, [at])
+
+            def made(lane: Expr) -> Expr:
+                return word(i, *((lane, i32(0)) if wide > 1 else (i32(0), lane)))
+
+            if not vector:
+                return scope.loop(count, lambda lane: store(lane, made(lane)), UNROLLED)
+            words = scope.local(count, str(shared.dtype), "words")
+            return seq(
+                tirx.AllocBuffer(words),
+                scope.loop(
+                    count, lambda lane: tirx.BufferStore(words, made(lane), [lane]), UNROLLED
+                ),
+                scope.loop(
+                    count, lambda lane: store(lane, tirx.BufferLoad(words, [lane])), VECTORIZED
+                ),
+            )
+
+        return self._each_piece(scope, thread, piece)
+
+    def _register(self, i: Expr, across: Expr, down: Expr) -> Expr:
+        """Where a thread has an element of its i-th piece."""
+        wide, deep = self.piece
+        return (i * deep + down) * wide + across
+
+    def _each_piece(
+        self, scope: GpuScope, thread: Expr, body: Callable[[Expr, Expr, Expr], Stmt]
+    ) -> Stmt:
+        """A statement for each piece of a thread: (which of its own, where it starts)."""
+        wide, deep = self.piece
+        along_depth = self.operand.along == "depth"
+        row = self.depth // deep if along_depth else self.outer // wide
+
+        def one(i: Expr) -> Stmt:
+            number = i * self.threads + thread
+            fast, slow = number % row, number // row
+            outer, term = (slow, fast) if along_depth else (fast, slow)
+            made = body(i, outer * wide, term * deep)
+            if self.pieces % self.threads == 0:
+                return made
+            return tirx.IfThenElse(number < self.pieces, made, None)
+
+        return scope.loop(self.each, one, UNROLLED)
+
+
+def lanes_of(operand: Operand, outer: int, depth: int) -> int:
+    """How many elements of an operand a thread can read at once for a panel of some extents."""
+    extent = outer if operand.along == "outer" else depth
+    return operand.lanes if extent % LANES == 0 else 1

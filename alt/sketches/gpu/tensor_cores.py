@@ -1,0 +1,88 @@
+"""What TVM has no operators for: multiply-adds of a whole warp, and conversions to what they take.
+
+Functions are CUDA C beside the kernel that calls them. Where `ALT_EMULATED` is defined, they are
+given: a machine without such units has its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alt.elementary import Expr
+from alt.sketches.scope import Stmt
+from primitives.tensorir import ir, tirx
+
+CAPABILITY = 80
+"""The first GPUs that have these instructions."""
+
+_ROUND = """
+#ifndef ALT_EMULATED
+static __device__ __forceinline__ float alt_tf32(float x) {
+  unsigned r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+  return __uint_as_float(r);
+}
+#endif
+"""
+
+_PACK = """
+#ifndef ALT_EMULATED
+static __device__ __forceinline__ unsigned alt_halves(float low, float high) {
+  unsigned r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+#endif
+"""
+
+_MULTIPLY = """
+#ifndef ALT_EMULATED
+static __device__ __forceinline__ void {name}(float* d, const {word}* a, const {word}* b) {{
+  asm volatile("mma.sync.aligned.{shape}.row.col.f32.{dtype}.{dtype}.f32 "
+      "{{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"({bits}(a[0])), "r"({bits}(a[1])), "r"({bits}(a[2])), "r"({bits}(a[3])),
+        "r"({bits}(b[0])), "r"({bits}(b[1])));
+}}
+#endif
+"""
+
+_TF32 = _MULTIPLY.format(
+    name="alt_mma_tf32", word="float", shape="m16n8k8", dtype="tf32", bits="__float_as_uint"
+)
+_FP16 = _MULTIPLY.format(
+    name="alt_mma_fp16", word="unsigned", shape="m16n8k16", dtype="f16", bits=""
+)
+
+
+def rounded(value: Expr) -> Expr:
+    """A float32 with ten bits of mantissa, the nearest one, away from zero between two."""
+    return called("float32", "alt_tf32", _ROUND, value)
+
+
+def packed_halves(low: Expr, high: Expr) -> Expr:
+    """Two float32 as float16 in one word."""
+    return called("uint32", "alt_halves", _PACK, low, high)
+
+
+def multiply_add(
+    precision: str, total: tuple[Any, Expr], left: tuple[Any, Expr], right: tuple[Any, Expr]
+) -> Stmt:
+    """16x8 results of a warp += 16x8 words x 8x8 words; each of them an array and where it starts.
+
+    In group g = lane / 4, thread t = lane % 4 has the left words (g, t), (g + 8, t), (g, t + 4),
+    (g + 8, t + 4), the right words (t, g), (t + 4, g), and the results (g, 2t), (g, 2t + 1),
+    (g + 8, 2t), (g + 8, 2t + 1). All threads of the warp have to get here.
+
+    Source: PTX ISA, matrix fragments for mma.m16n8k8 and, with two numbers a word, mma.m16n8k16.
+    """
+    name, source = ("alt_mma_tf32", _TF32) if precision == "tf32" else ("alt_mma_fp16", _FP16)
+    pointers = [tirx.address_of(tirx.BufferLoad(b, [at])) for b, at in (total, left, right)]
+    return tirx.Evaluate(called("void", name, source, *pointers))
+
+
+def called(dtype: str, name: str, source: str, *arguments: Expr) -> Expr:
+    """A call of a function that is given as CUDA C; each has a source of its own."""
+    return tirx.call_intrin(
+        dtype, "tirx.cuda.func_call", ir.StringImm(name), *arguments, ir.StringImm(source)
+    )
