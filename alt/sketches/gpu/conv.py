@@ -37,7 +37,12 @@ MOST_PHASES = 4
 def tiles_well(node: Node) -> bool:
     """Whether a convolution is one that this sketch is for."""
     floats = node.inputs[0].dtype == node.output.dtype == "float32"
-    return has_packed_weights(node) and floats and bool(node.output.size) and len(phases(node)) <= MOST_PHASES
+    return (
+        has_packed_weights(node)
+        and floats
+        and bool(node.output.size)
+        and len(phases(node)) <= MOST_PHASES
+    )
 
 
 def convolution(scope: GpuScope) -> Stmt:

@@ -14,7 +14,7 @@ from alt.graph import Node
 from alt.operators import delinear
 from alt.sketches.gpu.block_tile import VECTOR, Tile
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
+from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, seq
 from alt.sketches.windows import Phase, geometry, taps_of_phase
 from primitives import Layout
 from primitives.tensorir import ir, tirx
@@ -248,5 +248,3 @@ def _shared_out(
         return made if even else tirx.IfThenElse(position < count, made, None)
 
     return scope.loop(-(-count // tile.threads), one, UNROLLED, "share")
-
-
