@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from alt.sketches.gpu.attention import attention
 from alt.sketches.gpu.conv import convolution, tiles_well
+from alt.sketches.gpu.depthwise import depthwise, goes_by_channel
 from alt.sketches.gpu.elementwise import concat, elementwise
 from alt.sketches.gpu.fallback import matmul, one_by_one, pooling, stage_reduction
 from alt.sketches.gpu.rows import layer_norm, reduction, softmax
@@ -34,6 +35,8 @@ def gpu_sketch_for(scope: GpuScope) -> GpuSketch:
     anchor = scope.kernel.anchor
     if anchor is None:
         return elementwise
-    if anchor.op in ("conv", "conv_transpose") and not tiles_well(anchor):
-        return one_by_one
+    if anchor.op in ("conv", "conv_transpose"):
+        if goes_by_channel(anchor):
+            return depthwise
+        return convolution if tiles_well(anchor) else one_by_one
     return GPU_SKETCHES[anchor.op]
