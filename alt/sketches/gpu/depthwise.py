@@ -101,7 +101,7 @@ class _Depthwise:
         """As many as leave enough threads."""
         gpu = self.scope.gpu
         fitting = [
-            r for r in ROWS if r < 2 * self.height and self._fits(r, self.columns) or r == 1
+            r for r in ROWS if (r < 2 * self.height and self._fits(r, self.columns)) or r == 1
         ]
         results = self.node.output.size // self.columns
         enough = [r for r in fitting if results // r >= gpu.cores * gpu.core_threads // 2]
@@ -192,9 +192,7 @@ class _Depthwise:
                 inner = [first[0] * self.stride[0] + down + phase.offset[-2], last]
             at = [simplify(p) for p in (*outer, *inner)]
             guard = simplify(
-                tirx.all(
-                    *(tirx.all(p >= 0, p < e) for p, e in zip(at, x.shape[2:], strict=True))
-                )
+                tirx.all(*(tirx.all(p >= 0, p < e) for p, e in zip(at, x.shape[2:], strict=True)))
             )
             value = scope.load(x, [n, source, *at])
             if not isinstance(guard, tirx.IntImm):
