@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alt.sketches.gpu.attention import attention
+from alt.sketches.gpu.conv import convolution, tiles_well
+from alt.sketches.gpu.depthwise import depthwise, goes_by_channel
 from alt.sketches.gpu.elementwise import concat, elementwise
-from alt.sketches.gpu.fallback import convolution, pooling, stage_reduction
+from alt.sketches.gpu.fallback import one_by_one, pooling, stage_reduction
 from alt.sketches.gpu.matmul import matmul
 from alt.sketches.gpu.rows import layer_norm, reduction, softmax
 from alt.sketches.gpu.scope import GpuScope
@@ -32,4 +34,10 @@ GPU_SKETCHES: dict[str, GpuSketch] = {
 def gpu_sketch_for(scope: GpuScope) -> GpuSketch:
     """The sketch that schedules a kernel on a GPU."""
     anchor = scope.kernel.anchor
-    return elementwise if anchor is None else GPU_SKETCHES[anchor.op]
+    if anchor is None:
+        return elementwise
+    if anchor.op in ("conv", "conv_transpose"):
+        if goes_by_channel(anchor):
+            return depthwise
+        return convolution if tiles_well(anchor) else one_by_one
+    return GPU_SKETCHES[anchor.op]

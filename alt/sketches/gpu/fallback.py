@@ -44,7 +44,7 @@ def matmul(scope: GpuScope) -> Stmt:
     return over_elements(scope, Region(node.output.shape, element))
 
 
-def convolution(scope: GpuScope) -> Stmt:
+def one_by_one(scope: GpuScope) -> Stmt:
     """A convolution of any rank, groups, strides and dilations, transposed or not."""
     node = scope.kernel.anchor
     assert node is not None
