@@ -50,15 +50,17 @@ class Team:
 
 
 class Engine(Protocol):
-    """What multiplies.
+    """What multiplies."""
 
-    Attributes:
-        dtype: of words in shared memory.
-        run: how many of a thread's sums are neighbours in a row.
-    """
+    @property
+    def dtype(self) -> str:
+        """Of words in shared memory."""
+        ...
 
-    dtype: str
-    run: int
+    @property
+    def run(self) -> int:
+        """How many of a thread's sums are neighbours in a row."""
+        ...
 
     def step(
         self, shared: Any, bases: tuple[Expr, Expr], panels: tuple[Panel, Panel], sums: Any

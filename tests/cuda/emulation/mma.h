@@ -119,4 +119,5 @@ static inline void alt_close_copies() {
 ALT_AWAIT(0)
 ALT_AWAIT(1)
 ALT_AWAIT(2)
+ALT_AWAIT(3)
 #undef ALT_AWAIT
