@@ -98,7 +98,7 @@ def reference(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> np.nd
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return session.run(None, dict(inputs))[0]
+    return np.asarray(session.run(None, dict(inputs))[0])
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray, case: Case) -> None:

@@ -1,4 +1,12 @@
-"""Convolutions on GPUs: numbers of the emulation, random loops, other storage, registers by nvcc."""
+"""Convolutions on GPUs: numbers of the emulation, random loops, other storage, registers by nvcc.
+
+Planted bugs, each of which these tests caught: no bound of the image below or to the right; none for
+channels or for steps that are rounded up; all groups use the weights of the first; no barrier
+between stages; the sum of one part is left out; vectors of places straddle two images; the channels
+of a thread lie side by side; channels behind the last are written; the rule takes the tile with
+fewest threads; an answer of the tuner is passed over; depthwise: rows behind the last are written,
+the multiplier is ignored, taps of the outer axes share their weights.
+"""
 
 from __future__ import annotations
 
