@@ -63,7 +63,7 @@ class Timing:
     repeats: int = 3
     min_seconds: float = 0.004
     flush_bytes: int = 0
-    hopeless: float = 4.0
+    hopeless: float = 1.5
     cold_weights: bool = True
 
 
@@ -113,10 +113,13 @@ class Refer:
 
 @dataclass(frozen=True)
 class Build:
-    """Build a candidate and keep it under a number; answered by `Built`, or a failure."""
+    """Build candidates of a task and keep each under its number.
 
-    number: int
-    named: Named
+    Answered by `Built`, or one failure for all.
+    """
+
+    numbers: tuple[int, ...]
+    named: tuple[Named, ...]
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ Request = Refer | Build | Run | Check | Convert
 
 @dataclass(frozen=True)
 class Built:
-    """It was built."""
+    """Candidates were built, in so many seconds each."""
 
     seconds: float
 

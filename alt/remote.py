@@ -61,6 +61,8 @@ class RemoteRunner(Runner):
             servers, or one of them cannot run a small function.
     """
 
+    together = 1  # each is sent as a file of its own
+
     def __init__(
         self,
         model: Model,

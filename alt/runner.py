@@ -29,6 +29,9 @@ from alt.target import physical_cores, resolve
 from primitives import Layout
 from tuner.task import Candidate, Measurement, Task
 
+TOGETHER = 8
+"""So many candidates are compiled into one library, at most."""
+
 REFERENCE_BYTES = 256 << 20
 """References are kept up to this size, so that each is computed once and not in every worker."""
 
@@ -46,14 +49,19 @@ class Runner:
         layouts: which layouts there are.
         workers: processes that build at the same time; one a physical core by default.
         timing: how long and how often candidates run.
-        limits: what they may take.
+        limits: what they may take; those that are built together share the time for one.
         overlap: build and run at the same time: faster, and times are worth little.
         seed: makes the inputs that results are compared on.
         setup: `module:function` that changes the tasks in the workers; for tests.
 
+    Attributes:
+        together: how many candidates a worker builds at once, at most.
+
     Raises:
         AltError: if the model cannot be compiled.
     """
+
+    together = TOGETHER
 
     def __init__(
         self,
@@ -122,7 +130,7 @@ class Runner:
             AltError: if the task is not one of the network's, or no worker can be started.
         """
         pool = self._open(task.key)
-        batch: Batch[Hand] = Batch(len(candidates), rounds, self.overlap)
+        batch: Batch[Hand] = Batch(len(candidates), rounds, self.overlap, pool.size, self.together)
         best = min(best, self._best.get(task.key, inf))
         reference = self._references.find(task.key)
         course = Course(
