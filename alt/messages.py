@@ -31,6 +31,7 @@ class Job:
         seed: makes the inputs.
         memory_bytes: that building or running one candidate may take.
         setup: `module:function`, called with the tasks by key; what it returns is used instead.
+        precision: what a GPU may multiply.
     """
 
     model: str | bytes
@@ -44,6 +45,7 @@ class Job:
     seed: int
     memory_bytes: int
     setup: str
+    precision: str
 
 
 @dataclass(frozen=True)

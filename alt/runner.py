@@ -53,6 +53,7 @@ class Runner:
         overlap: build and run at the same time: faster, and times are worth little.
         seed: makes the inputs that results are compared on.
         setup: `module:function` that changes the tasks in the workers; for tests.
+        precision: what a GPU may multiply, as for `alt.compile`.
 
     Attributes:
         together: how many candidates a worker builds at once, at most.
@@ -79,8 +80,9 @@ class Runner:
         overlap: bool = False,
         seed: int = 0,
         setup: str = "",
+        precision: str = "fp32",
     ) -> None:
-        machine = resolve(target, threads)
+        machine = resolve(target, threads, precision)
         if workers is not None and workers < 1:
             raise AltError(f"cannot measure with {workers} workers: give at least 1")
         size = workers or physical_cores()
@@ -101,6 +103,7 @@ class Runner:
             seed,
             self.limits.memory_bytes or _half_of_memory() // size,
             setup,
+            precision,
         )
         self._best: dict[str, float] = {}
         self._references = RecentArrays(REFERENCE_BYTES)
