@@ -76,12 +76,17 @@ def check_all(network: Fused, program: Program, cases: Sequence[Case], precision
     """That all results are those of rounded factors, whichever thread is first."""
     numbers = [numbers_of(k, case) for k, case in enumerate(cases)]
     given = [numbers[int(name[1:])][name[0]] for name, *_ in network.imported.inputs]
+    for k, (case, result) in enumerate(zip(cases, results_of(program, given), strict=True)):
+        check(result, case, numbers[k], precision)
+
+
+def results_of(program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What the kernels compute, whichever thread is first."""
     emulation = Emulation(program)
-    found, again = emulation(given), emulation(given, backwards=True)
+    found, again = emulation(inputs), emulation(inputs, backwards=True)
     for a, b in zip(found, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    for k, (case, result) in enumerate(zip(cases, found, strict=True)):
-        check(result, case, numbers[k], precision)
+    return found
 
 
 def check(found: np.ndarray, case: Case, numbers: Mapping[str, np.ndarray], precision: str) -> None:
