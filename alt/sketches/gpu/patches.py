@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from alt.elementary import Expr
 from alt.graph import Node
 from alt.operators import delinear
@@ -18,7 +20,11 @@ from alt.sketches.gpu.staging import Steps
 from alt.sketches.gpu.tiling import Precision, Tile
 from alt.sketches.scope import UNROLLED, Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry
+from primitives import Layout
 from primitives.tensorir import tirx
+
+OUTSIDE = -(2**30)
+"""Of an index: whatever place it is added to, that is in no image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,7 @@ class Patches(Panel):
         corners: what the first tap reads there, an index for each axis.
         reads: where they read in a part, divided by `lanes`; for `steps` whose parts have one tap.
         there: whether that lies in the image.
+        table: where each step reads, by `reads_of_steps`; None if all of a part have one tap.
     """
 
     scope: GpuScope
@@ -48,6 +55,7 @@ class Patches(Panel):
     corners: Any
     reads: Any
     there: Any
+    table: Any
 
     def before(self, thread: Expr, part: Part) -> Stmt:
         """See `Panel.before`."""
@@ -81,7 +89,7 @@ class Patches(Panel):
 
     def opened(self, part: Part) -> Stmt | None:
         """See `Panel.opened`."""
-        if not self._one_tap:
+        if self.table is not None:
             return None
         tap = self.scope.analyzer.simplify(part.term // self.steps.stride)
 
@@ -102,30 +110,45 @@ class Patches(Panel):
         simplify, steps = self.scope.analyzer.simplify, self.steps
         slots = int(self.starts.shape[0])
         slot = piece if self.along == "depth" else piece % slots
-        _, channels, _ = geometry(self.node)
-        if self._one_tap:
+        group = part.batch[0]
+        if self.table is None:
+            _, channels, _ = geometry(self.node)
             channel = simplify(part.term % steps.stride + term)
-            start = tirx.BufferLoad(self.reads, [slot]) * self.lanes
             guards = [tirx.BufferLoad(self.there, [slot])]
+            if steps.stride != channels:
+                guards.append(channel < channels)
+            of_channel = self.images.term(self.scope, 1, group * channels + channel)
+            address = tirx.BufferLoad(self.reads, [slot]) * self.lanes + simplify(of_channel)
         else:
-            step = simplify(part.term + term)
-            channel = simplify(step % steps.stride)
-            start, guards = self._at(slot, simplify(step // steps.stride))
-            if part.tails[1]:
-                guards.append(step < steps.count)
-        if steps.stride != channels:
-            guards.append(channel < channels)
-        of_channel = self.images.term(self.scope, 1, part.batch[0] * channels + channel)
-        address = start + simplify(of_channel)
+            address, guards = self._by_table(slot, group, simplify(part.term + term))
         x = self.node.inputs[0]
         source = self.scope.buffer(x, self.scope.layout(x))
-        inside = tirx.all(*guards) if guards else None
-        return inside, lambda lane: tirx.BufferLoad(source, [address + lane])
+        return tirx.all(*guards), lambda lane: tirx.BufferLoad(source, [address + lane])
 
-    @property
-    def _one_tap(self) -> bool:
-        """Whether all steps of a part have the same tap."""
-        return self.steps.stride % self.depth == 0
+    def _by_table(self, slot: Expr, group: Expr, step: Expr) -> tuple[Expr, list[Expr]]:
+        """Where a place reads at a step, and what of that may be outside of the image."""
+        extents = self.node.inputs[0].shape[2:]
+        _, steps, width = (int(e) for e in self.table[1].shape)
+
+        def entry(k: int) -> Expr:
+            at = (group * steps + step) * width + k
+            return tirx.reinterpret("int32", tirx.BufferLoad(self.table[0], [at]))
+
+        guards: list[Expr] = []
+        for d, extent in enumerate(extents):
+            if d and not self._leaves(d):
+                continue
+            at = tirx.BufferLoad(self.corners, [slot * len(extents) + d]) + entry(1 + d)
+            # Below zero is far above as an unsigned number.
+            guards.append(tirx.Cast("uint32", at) < tirx.const(extent, "uint32"))
+        start = tirx.BufferLoad(self.starts, [slot]) + _divided(entry(0), self.lanes)
+        return start * self.lanes, guards
+
+    def _leaves(self, axis: int) -> bool:
+        """Whether some tap of some place is outside of the image along an axis."""
+        phase, d = self.phase, axis
+        reach = (phase.count[d] - 1) * phase.stride[d] + (phase.taps[d] - 1) * phase.dilation[d]
+        return phase.offset[d] < 0 or reach + phase.offset[d] >= self.node.inputs[0].shape[2 + d]
 
     def _at(self, slot: Expr, tap: Expr) -> tuple[Expr, list[Expr]]:
         """Where a place reads with a tap, and what of that may be outside of the image."""
@@ -136,11 +159,8 @@ class Patches(Panel):
             step = t * phase.dilation[d]
             start = start + self.images.term(self.scope, 2 + d, step)
             at = tirx.BufferLoad(self.corners, [slot * len(extents) + d]) + step
-            if phase.offset[d] < 0:
-                guards.append(at >= 0)
-            reach = (phase.count[d] - 1) * phase.stride[d] + (phase.taps[d] - 1) * phase.dilation[d]
-            if reach + phase.offset[d] >= extents[d]:
-                guards.append(at < extents[d])
+            if self._leaves(d):
+                guards.append(tirx.Cast("uint32", at) < tirx.const(extents[d], "uint32"))
         return self.scope.analyzer.simplify(start), guards
 
 
@@ -172,7 +192,7 @@ def patches(
     pad = bank_pad(along, outer, tile.depth, precision) if padded else 0
     copied = tile.copies
     given = along, outer, tile.depth, tile.team, precision, along, pad, lanes, copied
-    plain = Patches(*given, scope, node, phase, steps, images, None, None, None, None)
+    plain = Patches(*given, scope, node, phase, steps, images, None, None, None, None, None)
     slots = plain.each if along == "depth" else max(1, plain.row // tile.team)
     axes = len(phase.count)
     return Patches(
@@ -186,7 +206,57 @@ def patches(
         scope.local(slots * axes, "int32", "corners"),
         scope.local(slots, "int32", "reads"),
         scope.local(slots, "bool", "there"),
+        _table(scope, node, phase, steps, images, tile) if steps.stride % tile.depth else None,
     )
+
+
+def _table(
+    scope: GpuScope, node: Node, phase: Phase, steps: Steps, images: Separable, tile: Tile
+) -> tuple[Any, Layout]:
+    """What `reads_of_steps` gives, as a constant of the kernel."""
+    groups, _, _ = geometry(node)
+    some = tile.depth * tile.slices
+    count = -(-steps.count // some) * some
+    layout = Layout.identity((groups, count, 1 + len(phase.taps)))
+    key = phase.taps, phase.dilation, steps.stride
+    name = f"reads {key} {images.layout}"
+    found = scope.buffer(
+        node.inputs[1],
+        layout,
+        (name, lambda _: reads_of_steps(node, phase, steps, images, count).view(np.float32)),
+    )
+    return found, layout
+
+
+def reads_of_steps(
+    node: Node, phase: Phase, steps: Steps, images: Separable, count: int
+) -> np.ndarray:
+    """Where the steps of a reduction read, seen from the first tap: divisions would take longer.
+
+    Args:
+        node: the convolution.
+        phase: which part of it.
+        steps: its reduction.
+        images: how the input is stored.
+        count: how many steps there are with those that are only there to fill a stage.
+
+    Shape:
+        (groups, count, 1 + axes): what is added to an address, and to the index on each axis.
+    """
+    groups, channels, _ = geometry(node)
+    assert steps.stride == channels, "taps that begin with a stage need no table"
+    made = np.zeros((groups, count, 1 + len(phase.taps)), np.int32)
+    number = np.arange(steps.count)
+    taps = np.unravel_index(number // channels, phase.taps)
+    of_group = np.arange(groups)[:, None] * channels + number % channels
+    made[:, : steps.count, 0] = (images.terms(1) - images.origin)[of_group]
+    for d, (t, dilation) in enumerate(zip(taps, phase.dilation, strict=True)):
+        made[:, : steps.count, 1 + d] = t * dilation
+        stride = images.stride(2 + d)
+        assert stride is not None, "places are equally far apart"
+        made[:, : steps.count, 0] += (t * dilation * stride).astype(np.int32)
+    made[:, steps.count :, 1] = OUTSIDE
+    return made
 
 
 def reading(node: Node, phase: Phase, images: Separable, steps: Steps) -> tuple[Along, int]:

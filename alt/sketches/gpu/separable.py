@@ -92,5 +92,5 @@ def separable(layout: Layout, strided: Sequence[int]) -> Separable | None:
 
 
 def stored(scope: GpuScope, value: Value) -> Separable | None:
-    """`separable` for the images of a convolution, whose places are equally far apart."""
+    """`separable` for the images of a convolution, whose places have to be equally far apart."""
     return separable(scope.layout(value), range(2, len(value.shape)))
