@@ -116,8 +116,9 @@ static void multiply_add(float* d, const void* a, const void* b, Multiply multip
 
 // A copy that was started, and has not been seen to end: nothing of it is there before it has to be.
 struct Copy {
-  float* to;
-  const float* from;
+  void* to;
+  const void* from;
+  size_t bytes;
   bool there;
 };
 struct Copies {
@@ -131,11 +132,16 @@ static Copies& my_copies() {
   return copies[current];
 }
 
+static void copy(void* to, const void* from, size_t bytes, bool there) {
+  if ((uintptr_t)to % bytes || (there && (uintptr_t)from % bytes)) abort();
+  my_copies().started.push_back({to, from, bytes, there});
+}
+
 static void await(size_t left) {
   auto& groups = my_copies().groups;
   while (groups.size() > left) {
     for (const Copy& c : groups.front())
-      for (int i = 0; i < 4; ++i) c.to[i] = c.there ? c.from[i] : 0.0f;
+      c.there ? (void)memcpy(c.to, c.from, c.bytes) : (void)memset(c.to, 0, c.bytes);
     groups.erase(groups.begin());
   }
 }
@@ -221,9 +227,9 @@ void alt_mma_fp16(float* d, const unsigned* a, const unsigned* b) {
   });
 }
 
-void alt_copy(float* to, const float* from, bool there) {
-  if ((uintptr_t)to % 16 || (there && (uintptr_t)from % 16)) std::abort();
-  emulation::my_copies().started.push_back({to, from, there});
+void alt_copy(void* to, const void* from, bool there) { emulation::copy(to, from, 16, there); }
+void alt_copy_word(void* to, const void* from, bool there) {
+  emulation::copy(to, from, 4, there);
 }
 void alt_close_copies() {
   auto& mine = emulation::my_copies();

@@ -25,7 +25,8 @@ static inline unsigned alt_halves(float low, float high) {
 extern "C" {
 void alt_mma_tf32(float* d, const float* a, const float* b);
 void alt_mma_fp16(float* d, const unsigned* a, const unsigned* b);
-void alt_copy(float* to, const float* from, bool there);
+void alt_copy(void* to, const void* from, bool there);
+void alt_copy_word(void* to, const void* from, bool there);
 void alt_close_copies();
 void alt_await_copies_but_0();
 void alt_await_copies_but_1();
