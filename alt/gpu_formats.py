@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from alt.cuda.gpu import Gpu
 from alt.errors import AltError
 from alt.graph import Value
 from alt.kernels import Kernel
 from alt.policies import LayoutPolicy
 from alt.storage import channels_blocked
 from primitives import Layout
+from tuner.choices import Choose
 
 Format = Literal["NCHW", "NHWC", "NCHWc"]
 """By rows; channels innermost; blocks of as many channels as a thread reads at once."""
@@ -136,3 +138,42 @@ def ends_of(kernel: Kernel, constants: Container[Value]) -> Ends:
         shape = anchor.inputs[0].shape
         return Ends(tuple(v for v in direct if v.shape == shape), writes=False)
     return ROWS
+
+
+def decide_label(choose: Choose, kernel: Kernel, gpu: Gpu, policy: LayoutPolicy) -> Label | None:
+    """Ask for the formats of a convolution; None for other kernels.
+
+    Without an answer it works on rows, or in the policy's one format.
+
+    Args:
+        choose: who answers.
+        kernel: of the network.
+        gpu: what the code is for.
+        policy: a fixed format leaves nothing to ask.
+
+    Source:
+        ALT (EuroSys 2023, arXiv 2210.12415), layout templates: here of channels alone.
+    """
+    anchor = kernel.anchor
+    if anchor is None or anchor.op not in COMPLEX:
+        return None
+
+    def ask(name: str, value: Value) -> Format:
+        options: dict[int, Format] = {}
+        for fmt in formats_of(policy):
+            options.setdefault(block_in(value, fmt, gpu.lanes()), fmt)
+        return choose.one_of(name, tuple(options.values()), next(iter(options.values())))
+
+    return Label(ask("read", anchor.inputs[0]), ask("write", kernel.output))
+
+
+def layouts_of(
+    kernel: Kernel, constants: Container[Value], label: Label, lanes: int
+) -> dict[Value, Layout]:
+    """How the tensors at the ends of a kernel are stored; by rows where not listed."""
+    ends = ends_of(kernel, constants)
+    read = (v for v in kernel.inputs if v not in constants)
+    formats: dict[Value, Format] = {v: ends.wants(v, label) for v in read}
+    formats[kernel.output] = ends.stores(label)
+    blocks = {v: block_in(v, fmt, lanes) for v, fmt in formats.items()}
+    return {v: channels_blocked(v.shape, b, ()) for v, b in blocks.items() if b > 1}

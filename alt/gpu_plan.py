@@ -7,33 +7,36 @@ The caller sees row-major tensors only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from alt.assign import assign
 from alt.assignment import Problem, Read, Task, Tensor
 from alt.cuda.gpu import Gpu
+from alt.errors import AltError
 from alt.gpu_costs import conversion_seconds, kernel_seconds
 from alt.gpu_formats import (
     COMPLEX,
     Format,
     Label,
     block_in,
+    decide_label,
     ends_of,
     formats_of,
     layout_in,
 )
 from alt.graph import Graph, Value, fresh_names
-from alt.kernels import Kernel, reading
+from alt.kernels import Kernel, reading, with_anchor
 from alt.plan import Plan, copy_kernel
 from alt.policies import LayoutPolicy
-
-LIMIT_SECONDS = 10.0
-"""For networks that branch so much that an integer program decides: then the best labels so far."""
+from tuner.choices import Given
 
 MARGIN = 0.95
 """By estimate alone, rows stay unless something takes less than this part of their time."""
 
 _CALLER = "the caller"
+_LOG = logging.getLogger(__name__)
 
 
 def plan_for_gpu(graph: Graph, kernels: Sequence[Kernel], gpu: Gpu, policy: LayoutPolicy) -> Plan:
@@ -55,18 +58,26 @@ class _Planner:
     def __init__(
         self, graph: Graph, kernels: Sequence[Kernel], gpu: Gpu, policy: LayoutPolicy
     ) -> None:
-        self.graph, self.kernels, self.gpu = graph, kernels, gpu
+        self.graph, self.gpu = graph, gpu
         self.lanes = gpu.lanes()
         self.formats = formats_of(policy)
         self.forced = policy.format is not None
-        self.ends = {k: ends_of(k, graph.constants) for k in kernels}
-        self.labels = {k: self._labels(k) for k in kernels}
-        self.names = {k: f"{number} {k.name}" for number, k in enumerate(kernels)}
+        self.decided: dict[Kernel, Label | None] = {}
+        for kernel in kernels:
+            label = _decided(kernel, gpu, policy)
+            self.decided[kernel if label is None else _without_layout(kernel)] = label
+        self.kernels = list(self.decided)
+        self.ends = {k: ends_of(k, graph.constants) for k in self.kernels}
+        self.labels = {k: self._labels(k) for k in self.kernels}
+        self.names = {k: f"{number} {k.name}" for number, k in enumerate(self.kernels)}
 
     # --- what may be chosen ---------------------------------------------------------------------
 
     def _labels(self, kernel: Kernel) -> list[Label]:
         """The first one leaves the kernel as it is, if that is allowed."""
+        label = self.decided[kernel]
+        if label is not None:
+            return [label]
         ends, anchor = self.ends[kernel], kernel.anchor
         only = anchor is not None and anchor.op in COMPLEX and self.forced
         every = self.formats if only else tuple(dict.fromkeys(("NCHW", *self.formats)))
@@ -140,14 +151,20 @@ class _Planner:
         return found
 
     def _chosen(self) -> dict[Kernel, Label]:
+        first = {kernel: labels[0] for kernel, labels in self.labels.items()}
         if all(len(labels) == 1 for labels in self.labels.values()):
-            return {kernel: labels[0] for kernel, labels in self.labels.items()}
-        best = assign(self.problem(), limit_seconds=LIMIT_SECONDS)
-        kept = not self.forced and best.seconds > MARGIN * best.unchanged_seconds
+            return first
+        try:
+            best = assign(self.problem(), "elimination")
+        except AltError as refusal:
+            # Compiling takes seconds, and an estimate is not worth minutes of an integer program.
+            _LOG.info("layouts by estimate: %s; they stay as they are", refusal)
+            return first
+        estimated = not self.forced and not any(self.decided.values())
+        if estimated and best.seconds > MARGIN * best.unchanged_seconds:
+            return first
         return {
-            kernel: labels[0]
-            if kept
-            else next(la for la in labels if str(la) == best.labels[self.names[kernel]])
+            kernel: next(la for la in labels if str(la) == best.labels[self.names[kernel]])
             for kernel, labels in self.labels.items()
         }
 
@@ -193,3 +210,18 @@ class _Planner:
         why = "the caller gets row-major tensors"
         plan.outputs = [stored_in(value, "NCHW", why) for value in self.graph.outputs]
         return plan
+
+
+def _decided(kernel: Kernel, gpu: Gpu, policy: LayoutPolicy) -> Label | None:
+    """The label of a kernel that was decided upon, as its measurements know it."""
+    if kernel.anchor is None or "layout" not in kernel.anchor.attrs:
+        return None
+    return decide_label(Given(kernel.anchor.attrs["layout"], strict=False), kernel, gpu, policy)
+
+
+def _without_layout(kernel: Kernel) -> Kernel:
+    """The kernel without what the plan says, so that equal kernels share a function."""
+    anchor = kernel.anchor
+    assert anchor is not None
+    attrs = {k: v for k, v in anchor.attrs.items() if k != "layout"}
+    return with_anchor(kernel, replace(anchor, attrs=attrs))
