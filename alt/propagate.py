@@ -8,19 +8,19 @@ from or goes to the caller, who sees row-major tensors only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
-from alt import operators as ops
 from alt.blocks import STORED, Blocks
 from alt.cuda.gpu import Gpu
 from alt.decisions import storage_of, why_not_blocks, with_storage
-from alt.errors import AltError
+from alt.gpu_plan import plan_for_gpu
 from alt.graph import Graph, Node, Value, fresh_names
 from alt.kernels import Kernel, reading, with_anchor
 from alt.memory import ALIGNMENT
+from alt.plan import Plan, copy_kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.sketches.pool import pool_border
 from alt.sketches.windows import required_border
@@ -28,27 +28,6 @@ from alt.storage import Border, block_of, channels_blocked
 from alt.target import Hardware, Machine
 from alt.winograd import winograd_border
 from primitives import Layout
-
-
-@dataclass
-class Plan:
-    """What will be built.
-
-    Attributes:
-        kernels: in execution order, conversions included.
-        layouts: how each value is stored; row by row where it is not listed.
-        outputs: the values handed to the caller, stored row by row.
-        conversions: the kernels that only change a layout, with the reason.
-        inside: values that are a slice of another one's memory: (whole, cells before the slice).
-        refused: layouts that would have taken too much memory, with the numbers.
-    """
-
-    kernels: list[Kernel]
-    layouts: dict[Value, Layout]
-    outputs: list[Value]
-    conversions: dict[Kernel, str] = field(default_factory=dict)
-    inside: dict[Value, tuple[Value, int]] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
 
 
 def plan_layouts(
@@ -68,21 +47,8 @@ def plan_layouts(
         policy: which layouts there are and how they spread.
     """
     if isinstance(machine, Gpu):
-        return _plan_for_gpu(graph, kernels, policy)
+        return plan_for_gpu(graph, kernels, machine, policy)
     return _Planner(graph, kernels, machine, winograd, policy).plan()
-
-
-def _plan_for_gpu(graph: Graph, kernels: list[Kernel], policy: LayoutPolicy) -> Plan:
-    """Rows everywhere, nothing converted: sketches guard what they read instead of borders.
-
-    This is where layouts for GPUs get chosen once their sketches know others.
-    """
-    if policy.format not in (None, "NCHW"):
-        raise AltError(
-            f"layouts={policy.name!r} is for CPUs; on a GPU tensors are stored by rows: leave "
-            "layouts out"
-        )
-    return Plan(list(kernels), {}, list(graph.outputs))
 
 
 class _Planner:
@@ -267,13 +233,6 @@ class _Planner:
         kernels.append(copy)
         self.conversions[copy] = why
         return rows
-
-
-def copy_kernel(source: Value, target: Value) -> Kernel:
-    """Copies a value, as it is stored, to another of the same shape, as that is stored."""
-    relabel = ops.reshape(source.shape, target.shape)
-    node = Node("view", "reshape", (source,), target, {"target": target.shape}, relabel)
-    return Kernel(None, (node,), (source,), target)
 
 
 def wanted_border(anchor: Node, blocked: bool) -> Border:

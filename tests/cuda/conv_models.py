@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from alt.build import Program
 from alt.compiler import Fused, fused
 from alt.decisions import decided
+from alt.graph import Value
 from alt.kernels import Kernel
 from alt.sketches import scope_of, sketch_for
+from primitives import Layout
 from tuner.choices import Choose
 from tuner.config import Config
 from tuner.space import Space
@@ -116,13 +118,13 @@ def conv_kernel(network: Fused) -> Kernel:
     return found
 
 
-def loops_of(network: Fused) -> Space:
-    """What its sketch leaves open, as the tuner asks it."""
+def loops_of(network: Fused, layouts: Mapping[Value, Layout] | None = None) -> Space:
+    """What its sketch leaves open, as the tuner asks it, where tensors are stored like this."""
     kernel = conv_kernel(network)
 
     def ask(choose: Choose) -> None:
         constants = network.graph.constants
-        scope = scope_of(kernel, {}, constants, network.machine, choose, asking=True)
+        scope = scope_of(kernel, layouts or {}, constants, network.machine, choose, asking=True)
         sketch_for(scope)(scope)
 
     return Space(ask)

@@ -19,6 +19,7 @@ from alt.build import Program, build
 from alt.compiler import Fused, fused
 from alt.cuda.lower import Lowered
 from alt.memory import ALIGNMENT
+from alt.policies import policy_of
 from alt.propagate import plan_layouts
 
 SM_90 = {"kind": "cuda", "arch": "sm_90"}
@@ -28,9 +29,10 @@ MARGIN, MARK = 512, 0xA5
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
-def planned(network: Fused) -> Program:
+def planned(network: Fused, layouts: str = "joint") -> Program:
     """The program of a network, by rule."""
-    plan = plan_layouts(network.graph, network.kernels, network.machine)
+    policy = policy_of(layouts)
+    plan = plan_layouts(network.graph, network.kernels, network.machine, policy=policy)
     return build(network.graph, plan, network.machine)
 
 

@@ -31,9 +31,10 @@ from emulated import needs_gxx, planned
 from alt.build import build
 from alt.cuda.gpu import Gpu
 from alt.cuda.nvcc import compile_source
+from alt.decisions import decided
 from alt.propagate import plan_layouts
 from alt.sketches.gpu.block_tile import SIZES, Work, estimate_cycles, tiles_for
-from primitives import Layout
+from alt.storage import channels_blocked
 from primitives.reference import pack, unpack
 from tuner.config import Config
 
@@ -124,32 +125,36 @@ def test_numbers_for_loops_of_large_networks(loops):
     assert_close(found, reference(model, inputs), case)
 
 
-@pytest.mark.parametrize("block", [1, 4], ids=["channels last", "channels in blocks"])
+@pytest.mark.parametrize(
+    "seed", [None, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 1, 2))]
+)
+@pytest.mark.parametrize("block", [8, 4], ids=["channels last", "channels in blocks"])
 @pytest.mark.parametrize(
     "case",
     [
-        Case((2, 8, 6, 8), (12, 8, 3, 3), SAME, ("bias", "add", "relu")),
-        Case((2, 8, 6, 8), (12, 8, 1, 1), {}, ("bias", "add", "relu")),
-        Case((2, 8, 6, 8), (8, 1, 3, 3), {**SAME, "group": 8}, ("bias", "add", "relu")),
+        Case((2, 8, 7, 9), (24, 8, 3, 3), {"pads": [1, 0, 2, 1]}, ("bias", "add", "relu")),
+        Case((2, 16, 5, 7), (32, 8, 1, 1), {"group": 2, "strides": [2, 1]}, ("bias", "add")),
+        Case((1, 8, 5, 5), (8, 12, 3, 3), {"strides": [2, 2], "group": 2}, op="ConvTranspose"),
+        Case((2, 8, 7, 9), (8, 1, 3, 3), {**SAME, "group": 8}, ("bias", "add", "relu")),
     ],
     ids=str,
 )
-def test_numbers_for_other_storage(case, block):
+def test_numbers_for_other_storage(case, block, seed):
+    """Vectors of channels; with seeds, also tiles and shares of threads that no rule takes."""
     model = model_of(case)
     inputs = inputs_of(model)
     network = network_of(case)
-
-    def stored(shape):
-        plain = Layout.identity(shape)
-        if block == 1:
-            return plain.reorder((0, 2, 3, 1))
-        return plain.split(1, (-1, block)).reorder((0, 1, 3, 4, 2))
-
     plan = plan_layouts(network.graph, network.kernels, network.machine)
     values = [*network.graph.inputs, *plan.outputs]
-    layouts = {value: stored(value.shape) for value in values}
-    plan = replace(plan, layouts=layouts)
+    blocks = {v: v.shape[1] if block == 8 else block for v in values}
+    layouts = {v: channels_blocked(v.shape, blocks[v], ()) for v in values}
+    kernels = plan.kernels
+    if seed is not None:
+        loops = loops_of(network, layouts).sample(np.random.default_rng(seed))
+        kernels = [decided(k, Config({}), loops) for k in kernels]
+    plan = replace(plan, kernels=kernels, layouts=layouts)
     program = build(network.graph, plan, network.machine, alone=True)
+    assert program.steps[0].notes["vector"] > 1
     arrays = [pack(inputs[v.name], layouts[v]) for v in network.graph.inputs]
     raw = run_both_ways(program, arrays)
     (output,) = plan.outputs

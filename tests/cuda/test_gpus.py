@@ -103,8 +103,8 @@ def test_options_of_the_other_kind_are_refused(tmp_path):
         alt.compile(network(), SM_90, threads=2)
     with pytest.raises(alt.AltError, match="device=0 is for GPUs"):
         alt.compile(network(), device=0)
-    with pytest.raises(alt.AltError, match="NHWC"):
-        alt.compile(network(), SM_90, layouts="NHWC")
+    with pytest.raises(alt.AltError, match="one of the formats NCHW, NHWC, NCHWc"):
+        alt.compile(network(), SM_90, layouts="forward-only")
     with pytest.raises(alt.AltError, match="cannot be tuned yet"):
         alt.compile(network(), SM_90, log=tmp_path / "log.jsonl")
     with pytest.raises(alt.AltError, match="cannot be tuned yet"):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from alt.sketches.gpu.attention import attention
 from alt.sketches.gpu.conv import convolution, tiles_well
-from alt.sketches.gpu.depthwise import depthwise, goes_by_channel
+from alt.sketches.gpu.depthwise import goes_by_channel
+from alt.sketches.gpu.depthwise_channels import depthwise
 from alt.sketches.gpu.elementwise import concat, elementwise
 from alt.sketches.gpu.fallback import one_by_one, pooling, stage_reduction
 from alt.sketches.gpu.matmul import matmul

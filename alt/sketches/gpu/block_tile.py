@@ -169,12 +169,18 @@ def tiles_for(work: Work, gpu: Gpu) -> list[Tile]:
     ]
 
 
-def estimate_cycles(tile: Tile, work: Work, gpu: Gpu) -> float:
+def estimate_cycles(tile: Tile, work: Work, gpu: Gpu, gather: float = 0.0) -> float:
     """Cycles until the last multiprocessor is done.
 
     What limits a stage is the largest of: instructions issued, reads from shared memory, the serial
     work of one warp, and the latency of the next stage's loads. Over all, the bytes that come from
     the second-level cache take their time, too. Constants are from data sheets, not from timings.
+
+    Args:
+        tile: how the work is cut.
+        work: what is computed.
+        gpu: where.
+        gather: instructions for the address and the bounds of each element of the rows.
     """
     t = tile
     blocks = prod((-(-work.places // t.places), -(-work.channels // t.channels), work.groups))
@@ -189,12 +195,13 @@ def estimate_cycles(tile: Tile, work: Work, gpu: Gpu) -> float:
     results, read = t.thread_places * t.thread_channels, t.thread_places + t.thread_channels
     own_steps = t.depth // t.parts
     staged = 2 * t.stage / t.threads  # read from memory, written to shared memory
-    issued = own_steps * (results + read / VECTOR + 1) + 2.0 * staged + 10
+    found = gather * t.depth * t.places / t.threads
+    issued = own_steps * (results + read / VECTOR + 1) + 2.0 * staged + found + 10
     warps = t.threads / 32
     issue = issued * warps / 4
     shared = (0.75 * own_steps * read + staged) * warps
     busy = max(issue, shared) + 0.3 * min(issue, shared)
-    serial = own_steps * (results + read) * 1.1 + 2.0 * staged
+    serial = own_steps * (results + read) * 1.1 + 2.0 * staged + found
 
     def wave(count: int) -> float:
         return stages * (max(busy * count, serial, LATENCY) + BARRIER)

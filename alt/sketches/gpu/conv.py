@@ -19,6 +19,7 @@ from typing import Any
 from alt.elementary import Expr
 from alt.graph import Node
 from alt.sketches.gpu.block_tile import Tile, Work, decide_tile
+from alt.sketches.gpu.channels import channel_inputs, reads_channels
 from alt.sketches.gpu.grid import with_indices
 from alt.sketches.gpu.results import Results
 from alt.sketches.gpu.scope import GpuScope
@@ -141,7 +142,8 @@ class _Product:
         if not stages:  # a transposed convolution may have outputs that nothing reaches
             return seq(results.start(), write)
         what = scope, self.node, self.phase, tile, self.steps, thread, shared, group
-        left, right = inputs(*what, rows), weights(*what, columns)
+        read = channel_inputs if reads_channels(scope, self.node, self.steps) else inputs
+        left, right = read(*what, rows), weights(*what, columns)
 
         def begin(stage: Expr) -> Expr:
             return stage % 2 * tile.stage

@@ -7,7 +7,7 @@ columns: its window of the input and the weights of its channel stay in register
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 
@@ -28,6 +28,10 @@ MOST_TAPS = 64
 WINDOW_REGISTERS = 96
 """For the input that a thread holds."""
 
+FIND = 6.0
+"""Instructions that say where an element of an image lies and whether it does, by what nvcc makes
+of them."""
+
 ROWS, COLUMNS = (1, 2, 4, 8), (1, 2, 4)
 
 
@@ -39,24 +43,19 @@ def goes_by_channel(node: Node) -> bool:
     return alone and floats and bool(node.output.size) and node.inputs[1].shape[-1] <= MOST_TAPS
 
 
-def depthwise(scope: GpuScope) -> Stmt:
-    """A depthwise convolution of any rank; a channel may have several results."""
-    node = scope.kernel.anchor
-    assert node is not None
-    return _Depthwise(scope, node).sketch()
-
-
-def _offsets(results: int, stride: int, taps: int, dilation: int) -> tuple[int, ...]:
+def offsets(results: int, stride: int, taps: int, dilation: int) -> tuple[int, ...]:
     """Which inputs some neighbouring results read along an axis, from the first one on.
 
-    >>> _offsets(2, 1, 3, 1), _offsets(1, 2, 3, 2), _offsets(2, 4, 2, 1)
+    >>> offsets(2, 1, 3, 1), offsets(1, 2, 3, 2), offsets(2, 4, 2, 1)
     ((0, 1, 2, 3), (0, 2, 4), (0, 1, 4, 5))
     """
     return tuple(sorted({r * stride + t * dilation for r in range(results) for t in range(taps)}))
 
 
-class _Depthwise:
+class Depthwise:
     """One depthwise convolution; the last axis is its columns, the one before its rows."""
+
+    most_taps = MOST_TAPS
 
     def __init__(self, scope: GpuScope, node: Node) -> None:
         self.scope, self.node = scope, node
@@ -66,7 +65,7 @@ class _Depthwise:
         _, _, self.multiplier = geometry(node)
         rank = len(phase.count)
         # Axes whose taps are loops: a window holds the others.
-        flat = rank == 1 or prod(phase.taps[-2:]) > MOST_TAPS
+        flat = rank == 1 or prod(phase.taps[-2:]) > self.most_taps
         self.outer = rank - 1 if flat else rank - 2
         self.height = 1 if flat else phase.count[-2]
         self.width = phase.count[-1]
@@ -74,23 +73,37 @@ class _Depthwise:
         self.stride = (1, phase.stride[-1]) if flat else phase.stride[-2:]
         self.dilation = (1, phase.dilation[-1]) if flat else phase.dilation[-2:]
         self.flat = flat
+        self.lanes = self._decide_lanes()
         self.columns = self._decide_columns()
         self.rows = self._decide_rows()
         scope.notes["tile"] = [self.rows, self.columns]
         self.read = tuple(
-            _offsets(*each)
+            offsets(*each)
             for each in zip(
                 (self.rows, self.columns), self.stride, self.taps, self.dilation, strict=True
             )
         )
         self.vectors = self.columns > 1 and scope.output_layout.is_identity
 
+    @property
+    def instructions(self) -> float:
+        """Of a thread for each of its results, but for its epilogue: about."""
+        shared = self.rows * self.columns * self.lanes
+        taps = prod(self.phase.taps)
+        reads = prod(map(len, self.read)) * prod(self.phase.taps[: self.outer])
+        weights = taps * self.lanes / VECTOR
+        return taps + ((1 + FIND) * reads + weights) / shared
+
+    def _decide_lanes(self) -> int:
+        """How many channels a thread has."""
+        return 1
+
     def _fits(self, rows: int, columns: int) -> bool:
         sizes = [
-            len(_offsets(*each))
+            len(offsets(*each))
             for each in zip((rows, columns), self.stride, self.taps, self.dilation, strict=True)
         ]
-        return prod(sizes) <= WINDOW_REGISTERS or (rows, columns) == (1, 1)
+        return prod(sizes) * self.lanes <= WINDOW_REGISTERS or (rows, columns) == (1, 1)
 
     def _decide_columns(self) -> int:
         fitting = [c for c in COLUMNS if self.width % c == 0 and self._fits(1, c)]
@@ -103,7 +116,7 @@ class _Depthwise:
         fitting = [
             r for r in ROWS if (r < 2 * self.height and self._fits(r, self.columns)) or r == 1
         ]
-        results = self.node.output.size // self.columns
+        results = self.node.output.size // (self.columns * self.lanes)
         enough = [r for r in fitting if results // r >= gpu.cores * gpu.core_threads // 2]
         return self.scope.choose.one_of("rows", fitting, max(enough, default=1))
 
@@ -118,9 +131,10 @@ class _Depthwise:
         *above, strip, column = place
         scope = self.scope
         taps = prod(self.taps)
-        acc = scope.local(self.rows * self.columns)
-        window = scope.local(prod(map(len, self.read)), name="window")
-        weights = scope.local(taps + -taps % VECTOR, name="weights")
+        results = self.rows * self.columns * self.lanes
+        acc = scope.local(results)
+        window = scope.local(prod(map(len, self.read)) * self.lanes, name="window")
+        weights = scope.local((taps + -taps % VECTOR) * self.lanes, name="weights")
         first_row = strip * self.rows
         first = [first_row, column * self.columns]
 
@@ -141,7 +155,7 @@ class _Depthwise:
 
         return seq(
             *map(tirx.AllocBuffer, (acc, window, weights)),
-            scope.loop(self.rows * self.columns, zero, UNROLLED, "zero"),
+            scope.loop(results, zero, UNROLLED, "zero"),
             scope.nest(self.phase.taps[: self.outer], step, name="tap"),
             scope.loop(self.rows, row, UNROLLED, "row"),
         )
@@ -175,26 +189,10 @@ class _Depthwise:
         first: Sequence[Expr],
     ) -> list[Stmt]:
         """What this thread reads of the input for one outer tap, 0 outside the image."""
-        scope, phase, x = self.scope, self.phase, self.node.inputs[0]
-        simplify = scope.analyzer.simplify
-        outer = [
-            q * s + t * d + o
-            for q, s, t, d, o in zip(
-                above, phase.stride, outer_taps, phase.dilation, phase.offset, strict=False
-            )
-        ]
         source = channel // self.multiplier if self.multiplier > 1 else channel
         parts: list[Stmt] = []
-        for number, (down, along) in enumerate(product(*self.read)):
-            last = first[1] * self.stride[1] + along + phase.offset[-1]
-            inner = [last]
-            if not self.flat:
-                inner = [first[0] * self.stride[0] + down + phase.offset[-2], last]
-            at = [simplify(p) for p in (*outer, *inner)]
-            guard = simplify(
-                tirx.all(*(tirx.all(p >= 0, p < e) for p, e in zip(at, x.shape[2:], strict=True)))
-            )
-            value = scope.load(x, [n, source, *at])
+        for number, (at, guard) in enumerate(self._inputs(above, outer_taps, first)):
+            value = self.scope.load(self.node.inputs[0], [n, source, *at])
             if not isinstance(guard, tirx.IntImm):
                 value = tirx.if_then_else(guard, value, f32(0.0))
             elif not int(guard.value):
@@ -202,20 +200,41 @@ class _Depthwise:
             parts.append(tirx.BufferStore(window, value, [i32(number)]))
         return parts
 
+    def _inputs(
+        self, above: Sequence[Expr], outer_taps: Sequence[Expr], first: Sequence[Expr]
+    ) -> Iterator[tuple[list[Expr], Expr]]:
+        """The places of a window, and whether each lies in the image."""
+        phase, shape = self.phase, self.node.inputs[0].shape[2:]
+        simplify = self.scope.analyzer.simplify
+        outer = [
+            q * s + t * d + o
+            for q, s, t, d, o in zip(
+                above, phase.stride, outer_taps, phase.dilation, phase.offset, strict=False
+            )
+        ]
+        for down, along in product(*self.read):
+            last = first[1] * self.stride[1] + along + phase.offset[-1]
+            inner = [last]
+            if not self.flat:
+                inner = [first[0] * self.stride[0] + down + phase.offset[-2], last]
+            at = [simplify(p) for p in (*outer, *inner)]
+            inside = (tirx.all(p >= 0, p < e) for p, e in zip(at, shape, strict=True))
+            yield at, simplify(tirx.all(*inside))
+
     def _multiply(self, acc: object, window: object, weights: object) -> list[Stmt]:
         """Every result of this thread by every tap; all indices are numbers."""
         places = {where: number for number, where in enumerate(product(*self.read))}
         parts: list[Stmt] = []
-        for row, column in product(range(self.rows), range(self.columns)):
-            here = [i32(row * self.columns + column)]
+        every = product(range(self.rows), range(self.columns), range(self.lanes))
+        for row, column, lane in every:
+            here = [i32((row * self.columns + column) * self.lanes + lane)]
             for number, (down, along) in enumerate(product(*map(range, self.taps))):
                 where = (
                     row * self.stride[0] + down * self.dilation[0],
                     column * self.stride[1] + along * self.dilation[1],
                 )
-                term = tirx.BufferLoad(window, [i32(places[where])]) * tirx.BufferLoad(
-                    weights, [i32(number)]
-                )
+                read = tirx.BufferLoad(window, [i32(places[where] * self.lanes + lane)])
+                term = read * tirx.BufferLoad(weights, [i32(number * self.lanes + lane)])
                 parts.append(tirx.BufferStore(acc, tirx.BufferLoad(acc, here) + term, here))
         return parts
 

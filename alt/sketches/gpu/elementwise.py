@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Value
-from alt.sketches.gpu.grid import Region, over_elements, with_indices
+from alt.sketches.gpu.grid import Region, in_order, over_elements, walk_of, with_indices
 from alt.sketches.gpu.scope import GpuScope
+from alt.sketches.gpu.turning import turn, turns
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, allocate, i32, seq
 from primitives.tensorir import tirx
 
@@ -16,7 +17,7 @@ VECTOR_DTYPES = ("float32", "int32", "uint32")
 def elementwise(scope: GpuScope) -> Stmt:
     """Any kernel without an anchor: one thread per element, or per vector of elements."""
     output = scope.kernel.output
-    if not scope.output_layout.is_identity:
+    if scope.output_layout.has_padding:
 
         def element(*indices: Expr) -> Stmt:
             emit = Emitter()
@@ -24,6 +25,8 @@ def elementwise(scope: GpuScope) -> Stmt:
             return seq(*emit.statements, scope.store(indices, value))
 
         return over_elements(scope, Region(output.shape, element))
+    if (turned := turns(scope)) is not None:
+        return turn(scope, turned)
     lanes = scope.gpu.lanes(output.dtype)
     # Vectors pay where memory is the limit, and there are threads enough without.
     many = output.size >= lanes * scope.gpu.cores * scope.gpu.core_threads // 2
@@ -39,6 +42,8 @@ def concat(scope: GpuScope) -> Stmt:
     regions: list[Region] = []
     start = 0
     for source in anchor.inputs:
+        if not source.size:
+            continue
 
         def element(*inside: Expr, source: Value = source, start: int = start) -> Stmt:
             emit = Emitter()
@@ -49,7 +54,7 @@ def concat(scope: GpuScope) -> Stmt:
             value = scope.evaluate(scope.kernel.output, indices, emit, given)
             return seq(*emit.statements, scope.store(indices, value))
 
-        regions.append(Region(source.shape, element))
+        regions.append(in_order(scope, walk_of(scope, source.shape), element))
         start += source.shape[axis]
     return over_elements(scope, *regions)
 
@@ -85,7 +90,8 @@ def _in_storage_order(scope: GpuScope, lanes: int) -> Stmt:
 
             if not needs_indices and all(n.op == "map" for n in scope.kernel.nodes):
                 return at(*[i32(0)] * len(output.shape))
-            return with_indices(scope, address(k)[0], output.shape, at)
+            cell = in_order(scope, scope.output_layout, at)
+            return with_indices(scope, address(k)[0], cell.extents, cell.body)
 
         def write(k: Expr) -> Stmt:
             return tirx.BufferStore(scope.output, tirx.BufferLoad(results, [k]), address(k))
@@ -126,7 +132,8 @@ def read_in_place(scope: GpuScope) -> list[Value]:
 
     visit(output, same=True)
     other = elsewhere | _numbers(scope)
-    return [v for v in in_place if v not in other and scope.layout(v).is_identity]
+    # However else two layouts differ: cells that count alike hold the same element.
+    return [v for v in in_place if v not in other and scope.layout(v) == scope.output_layout]
 
 
 def _numbers(scope: GpuScope) -> set[Value]:

@@ -11,7 +11,7 @@ from math import prod
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Node
-from alt.sketches.gpu.grid import Region, over_elements
+from alt.sketches.gpu.grid import Region, in_order, over_elements, walk_of
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.matmul import fit
 from alt.sketches.pool import Window
@@ -145,7 +145,8 @@ def pooling(scope: GpuScope) -> Stmt:
         value = window.element(where, emit)
         return seq(*emit.statements, scope.store(where, value))
 
-    return over_elements(scope, Region(scope.kernel.output.shape, element))
+    walk = walk_of(scope, scope.kernel.output.shape)
+    return over_elements(scope, in_order(scope, walk, element))
 
 
 def stage_reduction(scope: GpuScope) -> Stmt:

@@ -1,4 +1,4 @@
-"""One thread per element: the schedule that fits everything."""
+"""One thread per element: the schedule that fits everything, in the order of memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from alt.elementary import Expr
 from alt.operators import delinear
 from alt.sketches.gpu.scope import GpuScope, threads_for
 from alt.sketches.scope import Stmt, i32, seq
+from alt.storage import block_of, channels_blocked
+from primitives import Layout
 from primitives.tensorir import ir, tirx
 
 MOST_POSITION = 2**31 - 1
@@ -52,6 +54,36 @@ def over_elements(scope: GpuScope, *regions: Region) -> Stmt:
         return made
 
     return scope.launch((sum(blocks),), (threads,), work)
+
+
+def in_order(scope: GpuScope, layout: Layout, body: Callable[..., Stmt]) -> Region:
+    """The elements of a tensor, in the order in which a layout without padding stores them.
+
+    Args:
+        scope: the kernel.
+        layout: of the tensor.
+        body: what is done with an element, called with its logical indices.
+    """
+    if layout.is_identity:
+        return Region(layout.logical_shape, body)
+    assert not layout.has_padding, layout
+
+    def cell(*stored: Expr) -> Stmt:
+        indices, _ = layout.inverse(stored)
+        return body(*map(scope.analyzer.simplify, indices))
+
+    return Region(layout.shape, cell)
+
+
+def walk_of(scope: GpuScope, shape: tuple[int, ...]) -> Layout:
+    """In which order to visit a tensor of the output's rank, so that writes are neighbours.
+
+    A slice of the output along its channels goes in its blocks, too, if it consists of whole ones.
+    """
+    block = block_of(scope.output_layout)
+    if block > 1 and shape[1] % block:
+        block = shape[1]
+    return channels_blocked(shape, block, ())
 
 
 def _points(scope: GpuScope, region: Region, block: Expr, thread: Expr, threads: int) -> Stmt:

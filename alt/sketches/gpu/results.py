@@ -10,6 +10,7 @@ from alt.elementary import Emitter, Expr, f32
 from alt.graph import Node, Value
 from alt.operators import delinear
 from alt.sketches.gpu.block_tile import VECTOR, Tile
+from alt.sketches.gpu.channels import finish_channels, writes_channels
 from alt.sketches.gpu.elementwise import VECTOR_DTYPES, read_in_place
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, seq
@@ -155,8 +156,9 @@ class Results:
         _, _, outputs = geometry(self.node)
         image = prod(self.phase.count)
         places = self.node.output.shape[0] * image
+        run = self._run(own)
         # A vector of places may not straddle two images.
-        lanes = self.lanes if image % self.lanes == 0 else 1
+        lanes = self.lanes if image % self.lanes == 0 and run == 1 else 1
         whole = places // lanes
 
         def channel(c: Expr) -> Expr:
@@ -180,6 +182,20 @@ class Results:
                         made = self._finish(indices, lanes, lambda i: total(c, j, k + i))
                         return made if outputs % t.channels == 0 else _when(o < outputs, made)
 
+                    def several(v: Expr) -> Stmt:
+                        c = v * run
+                        o = channel(c)
+
+                        def indices(i: Expr) -> list[Expr]:
+                            return self._indices(n, group * outputs + o + i, q)(0)
+
+                        made = finish_channels(
+                            scope, self.node, indices, run, lambda i: total(c + i, j, k)
+                        )
+                        return made if outputs % t.channels == 0 else _when(o < outputs, made)
+
+                    if run > 1:
+                        return scope.loop(own // run, several, UNROLLED, "column")
                     return scope.loop(own, one, UNROLLED, "column")
 
                 return of_image
@@ -189,6 +205,11 @@ class Results:
             return made if places % t.places == 0 else _when(number < whole, made)
 
         return scope.nest((self.vectors, self.lanes // lanes), vector, UNROLLED)
+
+    def _run(self, own: int) -> int:
+        """How many neighbouring channels of a place a thread writes at once."""
+        run = min(self.columns, own)
+        return run if writes_channels(self.scope, self.node, run) else 1
 
     def _indices(self, n: Expr, channel: Expr, place: Expr) -> Callable[[Expr], list[Expr]]:
         """The indices of an output, some places on."""

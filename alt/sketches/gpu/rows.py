@@ -12,6 +12,7 @@ from alt.sketches.gpu.team import Teams
 from alt.sketches.reduce import finish_reduction
 from alt.sketches.row import COMBINE, start_of
 from alt.sketches.scope import Stmt, allocate, i32, seq
+from alt.storage import block_of
 from primitives.tensorir import tirx
 
 ACROSS = 32
@@ -42,16 +43,28 @@ def reduction(scope: GpuScope) -> Stmt:
     assert node is not None
     shape, axes = node.inputs[0].shape, node.attrs["axes"]
     # The last axis longer than 1 decides which way memory runs.
-    long = [k for k in range(len(shape)) if shape[k] > 1]
+    long = [k for k in _memory_order(scope) if shape[k] > 1]
     return _across(scope) if long and long[-1] not in axes else _along(scope)
+
+
+def _memory_order(scope: GpuScope) -> list[int]:
+    """The axes of what is reduced, that of neighbours in memory last."""
+    node = scope.kernel.anchor
+    assert node is not None
+    x = node.inputs[0]
+    blocks = [block_of(scope.layout(v)) for v in scope.kernel.inputs if v.shape == x.shape]
+    order = list(range(len(x.shape)))
+    return [0, *order[2:], 1] if max(blocks, default=1) > 1 else order
 
 
 def _along(scope: GpuScope) -> Stmt:
     """A team for each result."""
     node = scope.kernel.anchor
     assert node is not None
-    x, axes, kind = node.inputs[0], node.attrs["axes"], node.attrs["kind"]
-    kept = [k for k in range(len(x.shape)) if k not in axes]
+    x, kind = node.inputs[0], node.attrs["kind"]
+    order = _memory_order(scope)
+    axes = [k for k in order if k in node.attrs["axes"]]
+    kept = [k for k in order if k not in axes]
     extents = [x.shape[a] for a in axes]
     length = prod(extents)
     teams = Teams(scope, length)
@@ -77,8 +90,10 @@ def _across(scope: GpuScope) -> Stmt:
     """Neighbouring results by neighbouring threads; where results are few, several threads each."""
     node = scope.kernel.anchor
     assert node is not None
-    x, axes, kind = node.inputs[0], node.attrs["axes"], node.attrs["kind"]
-    kept = [k for k in range(len(x.shape)) if k not in axes]
+    x, kind = node.inputs[0], node.attrs["kind"]
+    order = _memory_order(scope)
+    axes = [k for k in order if k in node.attrs["axes"]]
+    kept = [k for k in order if k not in axes]
     extents = [x.shape[a] for a in axes]
     outer = [x.shape[k] for k in kept]
     count, length = prod(outer), prod(extents)

@@ -106,14 +106,14 @@ def weights(
             at = row * width + columns * tile.channels + position % across * VECTOR
             return copy(scope, VECTOR, packed, at, kept, i * VECTOR)
 
-        return _shared_out(scope, tile, count, thread, part)
+        return shared_out(scope, tile, count, thread, part)
 
     def keep(begin: Expr) -> Stmt:
         def part(i: Expr, position: Expr) -> Stmt:
             at = begin + tile.depth * tile.places + position * VECTOR
             return copy(scope, VECTOR, kept, i * VECTOR, shared, at)
 
-        return _shared_out(scope, tile, count, thread, part)
+        return shared_out(scope, tile, count, thread, part)
 
     return Operand(tirx.AllocBuffer(kept), load, keep)
 
@@ -205,13 +205,13 @@ def inputs(
                 return element(i, channel, tap, guards)
             return vector(i, channel, guards)
 
-        return _shared_out(scope, tile, count, thread, part)
+        return shared_out(scope, tile, count, thread, part)
 
     def keep(begin: Expr) -> Stmt:
         def part(i: Expr, position: Expr) -> Stmt:
             return copy(scope, lanes, kept, i * lanes, shared, begin + position * lanes)
 
-        return _shared_out(scope, tile, count, thread, part)
+        return shared_out(scope, tile, count, thread, part)
 
     return Operand(seq(*before), load, keep)
 
@@ -236,7 +236,7 @@ def copy(scope: GpuScope, lanes: int, source: Any, at: Expr, target: Any, to: Ex
     return scope.loop(lanes, lane, VECTORIZED)
 
 
-def _shared_out(
+def shared_out(
     scope: GpuScope, tile: Tile, count: int, thread: Expr, body: Callable[[Expr, Expr], Stmt]
 ) -> Stmt:
     """A thread's part of what a block stages: (which of its own, which of all)."""

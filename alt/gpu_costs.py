@@ -1,0 +1,94 @@
+"""What kernels on a GPU take in each format, estimated; all constants are from data sheets."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from alt.cuda.gpu import Gpu
+from alt.gpu_formats import COMPLEX, Format, Label, block_in, layout_in
+from alt.graph import Node, Value
+from alt.kernels import Kernel
+from alt.sketches.gpu.block_tile import VECTOR, Work, decide_tile, estimate_cycles
+from alt.sketches.gpu.depthwise import FIND, goes_by_channel
+from alt.sketches.gpu.depthwise_channels import depthwise_of
+from alt.sketches.gpu.scope import GpuScope
+from alt.sketches.windows import Phase, geometry, phases
+from tuner.choices import Default
+
+CLOCK = 1.6e9
+"""Cycles a second, about."""
+
+MEMORY_BYTES_A_CYCLE = 12.0
+"""What one multiprocessor gets from memory while all others read, too.
+
+Source: data sheets of A100 (10) and H100 (14).
+"""
+
+LAUNCH_SECONDS = 3e-6
+"""A kernel more: what the device does not do between two of them, and the tail of the first."""
+
+OTHER = 12.0
+"""Instructions of a depthwise result beside its taps: its place, its epilogue, its store."""
+
+ISSUED = 128.0
+"""Instructions of threads that a multiprocessor issues in a cycle."""
+
+
+def memory_seconds(count: int, gpu: Gpu) -> float:
+    """How long it takes to read or write so many bytes."""
+    return count / (MEMORY_BYTES_A_CYCLE * gpu.cores * CLOCK)
+
+
+def conversion_seconds(value: Value, gpu: Gpu) -> float:
+    """A kernel that reads a float32 tensor and writes it in another format."""
+    return LAUNCH_SECONDS + memory_seconds(2 * 4 * value.size, gpu)
+
+
+def kernel_seconds(kernel: Kernel, label: Label, gpu: Gpu) -> float:
+    """What a kernel takes in its formats, by rule.
+
+    Only convolutions have a choice that matters: all other kernels read and write each element in
+    the order of memory, whatever that is.
+    """
+    anchor, output = kernel.anchor, kernel.output
+    moved = sum(v.size * np.dtype(v.dtype).itemsize for v in (*kernel.inputs, output))
+    seconds = LAUNCH_SECONDS + memory_seconds(moved, gpu)
+    if anchor is None or anchor.op not in COMPLEX or not output.size:
+        return seconds
+    if goes_by_channel(anchor):
+        cycles = _depthwise_cycles(kernel, anchor, label, gpu)
+    else:
+        cycles = _product_cycles(anchor, label, gpu)
+    return max(seconds, LAUNCH_SECONDS + cycles / CLOCK)
+
+
+def _product_cycles(node: Node, label: Label, gpu: Gpu) -> float:
+    """A convolution as products, in tiles that the rule would take."""
+    groups, channels, outputs = geometry(node)
+    every = [p for p in phases(node) if prod(p.count)]
+    first = every[0]
+    places = node.output.shape[0] * prod(first.count)
+    steps = max(1, channels * prod(first.taps))
+    work = Work(places, outputs, steps, groups * len(every))
+    gather = FIND / VECTOR if _vectors_read(node, first, label.read, gpu) else FIND
+    return estimate_cycles(decide_tile(Default(), work, gpu), work, gpu, gather)
+
+
+def _vectors_read(node: Node, phase: Phase, read: Format, gpu: Gpu) -> bool:
+    """Whether threads read four elements at once: of the channels, or of the places."""
+    x = node.inputs[0]
+    _, channels, _ = geometry(node)
+    if block_in(x, read, gpu.lanes()) > 1:
+        return channels % VECTOR == 0
+    same = phase.count == x.shape[2:] and {*phase.taps, *phase.stride} == {1}
+    return same and prod(phase.count) % VECTOR == 0
+
+
+def _depthwise_cycles(kernel: Kernel, node: Node, label: Label, gpu: Gpu) -> float:
+    """Instructions of all threads, as many results each as the rule gives them."""
+    lanes, x, output = gpu.lanes(), node.inputs[0], kernel.output
+    layouts = {x: layout_in(x, label.read, lanes), output: layout_in(output, label.write, lanes)}
+    share = depthwise_of(GpuScope(kernel, layouts, {}, gpu, asking=True))
+    return node.output.size * (share.instructions + OTHER) / (ISSUED * gpu.cores)
