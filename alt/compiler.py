@@ -63,6 +63,7 @@ def compile(  # noqa: A001 - the verb users know
     log: str | Path | None = None,
     allow_partial: bool = False,
     device: int | str | None = None,
+    cuda_graph: bool = True,
     progress: Progress | None = None,
 ) -> Module:
     """Compile an ONNX model for this machine, without measuring anything.
@@ -84,6 +85,8 @@ def compile(  # noqa: A001 - the verb users know
         allow_partial: leave operators that the log does not know to the compiler's rules, instead
             of refusing.
         device: the GPU to run on, by number or name; the first one by default.
+        cuda_graph: whether a GPU replays the whole network as a CUDA graph where it works on the
+            same memory again.
         progress: called as (stage, done, total).
 
     Raises:
@@ -96,7 +99,9 @@ def compile(  # noqa: A001 - the verb users know
             progress(stage, _STAGES.index(stage), len(_STAGES))
 
     policy = policy_of(layouts)
-    network = fused(model, target, shapes=shapes, constants=constants, threads=threads, tell=tell)
+    network = fused(
+        model, target, shapes=shapes, constants=constants, threads=threads, tell=tell, device=device
+    )
     tell("layouts")
     count = threads or min(network.machine.cores, physical_cores())
     kernels = network.kernels
@@ -107,7 +112,14 @@ def compile(  # noqa: A001 - the verb users know
             network, log, count, policy=policy, winograd=winograd, allow_partial=allow_partial
         )
     module = assemble(
-        network, kernels, threads, policy, winograd, lambda: tell("build"), device=device
+        network,
+        kernels,
+        threads,
+        policy,
+        winograd,
+        lambda: tell("build"),
+        device=device,
+        cuda_graph=cuda_graph,
     )
     if verify:
         tell("verify")
@@ -125,9 +137,10 @@ def fused(
     constants: Mapping[str, np.ndarray] | None = None,
     threads: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    device: int | str | None = None,
 ) -> Fused:
     """The first half of `compile`, up to what does not depend on layouts; arguments as there."""
-    machine = resolve(target, threads)
+    machine = resolve(target, threads, device)
     tell("import")
     imported = import_model(model, shapes=shapes, constants=constants)
     tell("simplify")
@@ -144,6 +157,7 @@ def assemble(
     winograd: bool = True,
     planned: Callable[[], None] = lambda: None,
     device: int | str | None = None,
+    cuda_graph: bool = True,
 ) -> Module:
     """The second half of `compile`: layouts, code, memory.
 
@@ -155,6 +169,7 @@ def assemble(
         winograd: whether Winograd's algorithm may be used.
         planned: called once the layouts are known.
         device: the GPU to run on.
+        cuda_graph: whether it replays the network as a CUDA graph.
 
     Raises:
         AltError: if a device is named for a CPU, or nvcc is needed and missing.
@@ -175,6 +190,6 @@ def assemble(
         "refused": plan.refused,
     }
     if isinstance(machine, Gpu):
-        return cuda_module(program.library, program.weights, header, machine, device)
+        return cuda_module(program.library, program.weights, header, machine, device, cuda_graph)
     count = threads or min(machine.cores, physical_cores())
     return Module(program.library, program.weights, header, count)
