@@ -9,7 +9,7 @@ from typing import Any
 
 import tvm
 
-from alt.cuda.gpu import capability_of
+from alt.cuda.gpu import capability_of, device_of
 from alt.errors import AltError
 
 
@@ -53,7 +53,7 @@ NO_RUNTIME = (
 def device_refusal(arch: str, device: Any) -> str | None:
     """Why code for an architecture cannot run on a device, in words; None if it can."""
     if not device.exist:
-        there = next(k for k in range(device.index + 1) if not tvm.runtime.cuda(k).exist)
+        there = next(k for k in range(device.index + 1) if not device_of(k).exist)
         many = "none" if there == 0 else "only number 0" if there == 1 else f"only 0 to {there - 1}"
         return f"there is no GPU number {device.index} here that TVM can use, {many}"
     here = int(str(device.compute_version).replace(".", ""))

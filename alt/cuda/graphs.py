@@ -113,7 +113,6 @@ class Graphs:
         self._graphs: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._patience = 2
-        self._context = 0
         if self._driver is not None:
             finalizer = weakref.finalize(self, _free, self._driver, self._graphs, self._streams)
             finalizer.atexit = False  # the driver may be gone by then
@@ -145,10 +144,8 @@ class Graphs:
                 self._keep(key, graph)
         if graph is None:
             self._launch(*arguments)
-            self._context = self._driver.context() if self._driver is not None else 0
             return
         assert self._driver is not None
-        self._driver.make_current(self._context)  # this may be another thread
         self._graphs.move_to_end(key)
         self._driver.call("cuGraphLaunch", _handle(graph), _handle(stream))
 

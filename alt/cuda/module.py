@@ -76,6 +76,7 @@ class CudaModule(Module):
         self._fixed: list[Any] = []
         self._staging: dict[tuple[str, Signature], Any] = {}
         self._stream: int | None = None
+        self._context = 0
 
     @property
     def runs_on(self) -> str:
@@ -114,9 +115,7 @@ class CudaModule(Module):
             )
 
     def _prepare(self) -> None:
-        """Bring code and constants to the device, once."""
-        if self._graphs is not None:
-            return
+        """Bring code and constants to the device."""
         library = self.cuda.linked()
         self._fixed = [self._place(self.weights), self._room(self.header["arena_bytes"], "uint8")]
         self._graphs = Graphs(library["main"], self.device, self._use_graphs)
@@ -239,7 +238,11 @@ class CudaModule(Module):
                 self.device.sync(self._stream)
             self._stream = stream
             with refusals(self.runs_on), tvm_ffi.use_raw_stream(device, stream):
-                self._prepare()
+                if self._graphs is None:
+                    self._prepare()
+                    self._context = cuda.context() if cuda is not None else 0
+                if cuda is not None:  # kernels go there, and this may be another thread
+                    cuda.make_current(self._context)
                 yield
         finally:
             if cuda is not None:

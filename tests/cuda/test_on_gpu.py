@@ -305,6 +305,24 @@ def test_the_current_device_of_the_caller_stays(module):
         assert cuda.context() == before
 
 
+def test_other_threads_work_on_the_right_device(module):
+    """Kernels need a context, and one who never used a GPU has none."""
+    cuda, seen = driver(), []
+    module(**random_inputs(module.inputs))
+
+    def look():
+        seen.append(cuda.context())
+        with module._working():
+            seen.append(cuda.context())
+        seen.append(cuda.context())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [0, module._context, 0]
+    assert module._context
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
 def test_every_family_of_kernels(precision):
     """One network for each way to make a kernel; the last of its inputs are weights."""
