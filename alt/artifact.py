@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import tvm
 
-from alt.cuda.code import CudaCode, device_of, device_refusal
+from alt.cuda.code import CudaCode, device_refusal
+from alt.cuda.gpu import device_of
 from alt.errors import AltError
 from alt.linker import OBJECT, SHARED, link, linked, linker_for
 from alt.memory import ALIGNMENT, aligned_empty
@@ -76,7 +77,11 @@ def save(module: Module, path: str | Path) -> None:
 
 
 def load(
-    path: str | Path, *, threads: int | None = None, device: int | str | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    device: int | str | None = None,
+    cuda_graph: bool = True,
 ) -> Module:
     """Restore a module that `Module.save` wrote.
 
@@ -87,6 +92,8 @@ def load(
         threads: threads to run on; by default those it was compiled with, if they were given then,
             else one a physical core of this machine.
         device: the GPU to run on, by number or name; the first one by default.
+        cuda_graph: whether a GPU replays the whole network as a CUDA graph where it works on the
+            same memory again.
 
     Raises:
         AltError: if the file is missing, damaged, not an artifact, of a newer format, or for
@@ -122,7 +129,7 @@ def load(
             _slice(content, members[f"kernels{k}.cubin"]) for k in range(len(header["launches"]))
         ]
         cuda = CudaCode(library, images, header["launches"])
-        return CudaModule(cuda, weights, header, device, (name, code))
+        return CudaModule(cuda, weights, header, device, (name, code), cuda_graph)
     return Module(library, weights, header, threads or header["threads"], (name, code))
 
 

@@ -64,6 +64,7 @@ def compile(  # noqa: A001 - the verb users know
     allow_partial: bool = False,
     device: int | str | None = None,
     precision: str = "fp32",
+    cuda_graph: bool = True,
     progress: Progress | None = None,
 ) -> Module:
     """Compile an ONNX model for this machine, without measuring anything.
@@ -91,6 +92,8 @@ def compile(  # noqa: A001 - the verb users know
             sums are float32 in any case, and so is every multiplication in attention, and in
             products of few rows and depthwise convolutions, which memory limits. GPUs before sm_80
             multiply float32 whatever is asked, which `runs_on` and the artifact say.
+        cuda_graph: whether a GPU replays the whole network as a CUDA graph where it works on the
+            same memory again.
         progress: called as (stage, done, total).
 
     Raises:
@@ -110,6 +113,7 @@ def compile(  # noqa: A001 - the verb users know
         constants=constants,
         threads=threads,
         precision=precision,
+        device=device,
         tell=tell,
     )
     tell("layouts")
@@ -122,7 +126,14 @@ def compile(  # noqa: A001 - the verb users know
             network, log, count, policy=policy, winograd=winograd, allow_partial=allow_partial
         )
     module = assemble(
-        network, kernels, threads, policy, winograd, lambda: tell("build"), device=device
+        network,
+        kernels,
+        threads,
+        policy,
+        winograd,
+        lambda: tell("build"),
+        device=device,
+        cuda_graph=cuda_graph,
     )
     if verify:
         tell("verify")
@@ -141,9 +152,10 @@ def fused(
     threads: int | None = None,
     precision: str = "fp32",
     tell: Callable[[str], None] = lambda _: None,
+    device: int | str | None = None,
 ) -> Fused:
     """The first half of `compile`, up to what does not depend on layouts; arguments as there."""
-    machine = resolve(target, threads, precision)
+    machine = resolve(target, threads, precision, device)
     tell("import")
     imported = import_model(model, shapes=shapes, constants=constants)
     tell("simplify")
@@ -160,6 +172,7 @@ def assemble(
     winograd: bool = True,
     planned: Callable[[], None] = lambda: None,
     device: int | str | None = None,
+    cuda_graph: bool = True,
 ) -> Module:
     """The second half of `compile`: layouts, code, memory.
 
@@ -171,6 +184,7 @@ def assemble(
         winograd: whether Winograd's algorithm may be used.
         planned: called once the layouts are known.
         device: the GPU to run on.
+        cuda_graph: whether it replays the network as a CUDA graph.
 
     Raises:
         AltError: if a device is named for a CPU, or nvcc is needed and missing.
@@ -191,6 +205,6 @@ def assemble(
         "refused": plan.refused,
     }
     if isinstance(machine, Gpu):
-        return cuda_module(program.library, program.weights, header, machine, device)
+        return cuda_module(program.library, program.weights, header, machine, device, cuda_graph)
     count = threads or min(machine.cores, physical_cores())
     return Module(program.library, program.weights, header, count)

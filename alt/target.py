@@ -122,16 +122,27 @@ Target = str | Mapping[str, object] | tvm.target.Target
 
 @overload
 def resolve(
-    target: Literal["llvm"] = "llvm", threads: int | None = None, precision: str = "fp32"
+    target: Literal["llvm"] = "llvm",
+    threads: int | None = None,
+    precision: str = "fp32",
+    device: None = None,
 ) -> Machine: ...
 
 
 @overload
-def resolve(target: Any, threads: int | None = None, precision: str = "fp32") -> Hardware: ...
+def resolve(
+    target: Any,
+    threads: int | None = None,
+    precision: str = "fp32",
+    device: int | str | None = None,
+) -> Hardware: ...
 
 
 def resolve(
-    target: Target = "llvm", threads: int | None = None, precision: str = "fp32"
+    target: Target = "llvm",
+    threads: int | None = None,
+    precision: str = "fp32",
+    device: int | str | None = None,
 ) -> Hardware:
     """Fill in a target from this machine, and work out the numbers that schedules need.
 
@@ -143,6 +154,7 @@ def resolve(
         threads: threads that kernels are scheduled for; the physical cores by default. None for a
             GPU, which is always used whole.
         precision: what a GPU may multiply, see `alt.compile`.
+        device: which GPU of this machine `"cuda"` means, by number or name; the first by default.
 
     Raises:
         AltError: if the target is not one that ALT can compile for.
@@ -152,7 +164,7 @@ def resolve(
     if _is_cuda(target):
         if threads is not None:
             raise AltError(f"cannot compile for {threads} threads of a GPU: leave threads out")
-        return gpu_of(target, precision)
+        return gpu_of(target, precision, device)
     try:
         given: Any = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
     except Exception as cause:
@@ -160,7 +172,7 @@ def resolve(
         raise AltError(f"target {target!r} is not a TVM target: {first}") from cause
     kind = str(given.kind.name)
     if kind == "cuda":  # named by a tag
-        return resolve(given, threads, precision)
+        return resolve(given, threads, precision, device)
     if kind != "llvm":
         raise AltError(f"target kind {kind!r} is not supported; use 'llvm' or 'cuda'")
     if precision != "fp32":

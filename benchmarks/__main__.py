@@ -3,6 +3,8 @@
 `python -m benchmarks layouts`: what a layout alone is worth, operator by operator.
 `python -m benchmarks search`: what searching layouts with loops is worth, at equal budgets.
 `python -m benchmarks cuda-offline`: every network compiled for a GPU that is not there.
+`python -m benchmarks gpu`: networks and matrix products on a GPU, ours beside PyTorch and others.
+`python -m benchmarks gpu-session`: everything that needs a GPU, in order of value.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("layouts", help="what a layout alone is worth, operator by operator")
     commands.add_parser("search", help="what searching is worth, at equal budgets")
     commands.add_parser("cuda-offline", help="every network compiled for a GPU that is not there")
+    commands.add_parser("gpu", help="networks and matrix products on a GPU")
+    commands.add_parser("gpu-session", help="everything that needs a GPU, in order of value")
     every = [*NETWORKS, *light_names()]
     add = networks.add_argument
     add(
@@ -137,6 +141,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.cuda_offline import main as cuda_offline
 
         return cuda_offline(given[1:])
+    if given and given[0] == "gpu":
+        from benchmarks.gpu.command import main as gpu
+
+        return gpu(given[1:])
+    if given and given[0] == "gpu-session":
+        from benchmarks.gpu.session import main as session
+
+        return session(given[1:])
     parser = _parser()
     arguments = parser.parse_args(given)
     contenders = [*(["ours"] if arguments.ours else []), *arguments.baselines]

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from benchmarks.baselines import Arrays, Contender
 
+TOOK_LONGER = "took longer than"
+"""What a `WorkerError` says of a contender that was stopped."""
+
 
 class WorkerError(Exception):
     """A contender could not do what it was asked; the message says which and why."""
@@ -33,14 +36,20 @@ class Worker:
     Args:
         contender: unprepared, hence picklable.
         timeout_seconds: how long any one request may take before the process is killed.
+        service: what answers requests there.
     """
 
-    def __init__(self, contender: Contender, timeout_seconds: float = 600.0) -> None:
+    def __init__(
+        self,
+        contender: Contender,
+        timeout_seconds: float = 600.0,
+        service: type[Service] | None = None,
+    ) -> None:
         self.name = contender.name
         self._timeout_seconds = timeout_seconds
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(contender, theirs))
+        self._process = context.Process(target=_serve, args=(service or Service, contender, theirs))
         self._process.start()
         theirs.close()
 
@@ -87,7 +96,7 @@ class Worker:
             if not self._pipe.poll(self._timeout_seconds):
                 self._process.kill()
                 raise WorkerError(
-                    f"{self.name}: {request} took longer than {self._timeout_seconds:g} s"
+                    f"{self.name}: {request} {TOOK_LONGER} {self._timeout_seconds:g} s"
                 )
             answer, problem = self._pipe.recv()
             os.kill(self.pid, signal.SIGSTOP)
@@ -102,7 +111,7 @@ class Worker:
         return answer
 
 
-class _Service:
+class Service:
     """The worker's side: one method for each request."""
 
     def __init__(self, contender: Contender) -> None:
@@ -135,8 +144,8 @@ class _Service:
         return peak_bytes()
 
 
-def _serve(contender: Contender, pipe: Connection) -> None:
-    service = _Service(contender)
+def _serve(kind: type[Service], contender: Contender, pipe: Connection) -> None:
+    service = kind(contender)
     while True:
         try:
             request, arguments = pipe.recv()

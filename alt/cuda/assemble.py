@@ -19,6 +19,7 @@ def cuda_module(
     header: dict[str, Any],
     gpu: Gpu,
     device: int | str | None = None,
+    cuda_graph: bool = True,
 ) -> CudaModule:
     """Compile the kernels of a network.
 
@@ -28,6 +29,7 @@ def cuda_module(
         header: of the module; what nvcc says of each kernel is added to its schedule.
         gpu: what the code is for.
         device: the GPU to run on.
+        cuda_graph: whether to replay the network as a CUDA graph.
 
     Raises:
         AltError: if there is no nvcc, or it fails.
@@ -42,4 +44,4 @@ def cuda_module(
     launches = [{n: lowered.launches[n].to_dict() for n in image.registers} for image in images]
     header["launches"] = launches
     code = CudaCode(lowered.host, [image.code for image in images], launches)
-    return CudaModule(code, weights, header, device)
+    return CudaModule(code, weights, header, device, cuda_graph=cuda_graph)

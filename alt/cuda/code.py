@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 
-from alt.cuda.gpu import capability_of
+from alt.cuda.gpu import capability_of, device_of
 from alt.errors import AltError
 
 
@@ -51,29 +50,12 @@ NO_RUNTIME = (
 )
 
 
-def device_of(given: int | str | None) -> Any:
-    """The device that a caller names: a number, `cuda`, `cuda:1`; the first one by default.
-
-    Raises:
-        AltError: if that is no name of a GPU.
-
-    >>> device_of("cuda:1").index, device_of(None).index
-    (1, 0)
-    """
-    if given is None or given == "cuda":
-        return tvm.runtime.cuda(0)
-    if isinstance(given, int) and given >= 0:
-        return tvm.runtime.cuda(given)
-    found = re.fullmatch(r"cuda:(\d+)", str(given))
-    if found is None:
-        raise AltError(f"device {given!r}: give its number, or a name such as 'cuda:0'")
-    return tvm.runtime.cuda(int(found[1]))
-
-
 def device_refusal(arch: str, device: Any) -> str | None:
     """Why code for an architecture cannot run on a device, in words; None if it can."""
     if not device.exist:
-        return f"there is no GPU number {device.index} here that TVM can use"
+        there = next(k for k in range(device.index + 1) if not device_of(k).exist)
+        many = "none" if there == 0 else "only number 0" if there == 1 else f"only 0 to {there - 1}"
+        return f"there is no GPU number {device.index} here that TVM can use, {many}"
     here = int(str(device.compute_version).replace(".", ""))
     return arch_refusal(arch, here)
 

@@ -162,13 +162,34 @@ def precision_text(asked: str, multiplied: str) -> str:
     return multiplied if asked == multiplied else f"{multiplied} in place of {asked}"
 
 
-def gpu_of(target: Any, precision: str = "fp32") -> Gpu:
+def device_of(given: int | str | None) -> Any:
+    """The device that a caller names: a number, `cuda`, `cuda:1`; the first one by default.
+
+    Raises:
+        AltError: if that is no name of a GPU.
+
+    >>> device_of("cuda:1").index, device_of(None).index
+    (1, 0)
+    """
+    if given is None or given == "cuda":
+        return tvm.runtime.cuda(0)
+    if isinstance(given, int) and given >= 0:
+        return tvm.runtime.cuda(given)
+    found = re.fullmatch(r"cuda:(\d+)", str(given))
+    if found is None:
+        raise AltError(f"device {given!r}: give its number, or a name such as 'cuda:0'")
+    return tvm.runtime.cuda(int(found[1]))
+
+
+def gpu_of(target: Any, precision: str = "fp32", device: int | str | None = None) -> Gpu:
     """Fill in a CUDA target from its architecture, or from the device where it names none.
 
     Args:
         target: `"cuda"`, a dictionary such as `{"kind": "cuda", "arch": "sm_90"}`, or a TVM target.
         precision: what may be multiplied. Architectures before sm_80 have no tensor cores that can,
             and multiply float32 whatever is asked.
+        device: the GPU that a target without architecture means, by number or name; the first one
+            by default.
 
     Raises:
         AltError: if no architecture is given and no device is there, the architecture is unknown or
@@ -182,15 +203,16 @@ def gpu_of(target: Any, precision: str = "fp32") -> Gpu:
     """
     asked = _precision_of(precision)
     arch = _arch_of(target)
-    device: Any = None
+    here: Any = None
     if arch is None:
-        device = tvm.runtime.cuda(0)
-        if not device.exist:
+        here = device_of(device)
+        if not here.exist:
+            which = "the GPU" if device is None else f"GPU number {here.index}"
             raise AltError(
-                f"target {target!r} means the GPU of this machine, and there is none that TVM can "
+                f"target {target!r} means {which} of this machine, and there is none that TVM can "
                 f"use; name an architecture to compile for another machine: {EXAMPLE}"
             )
-        arch = f"sm_{str(device.compute_version).replace('.', '')}"
+        arch = f"sm_{str(here.compute_version).replace('.', '')}"
     capability = capability_of(arch)
     known = [c for c in _GENERATIONS if c <= capability]
     if not known:
@@ -207,7 +229,7 @@ def gpu_of(target: Any, precision: str = "fp32") -> Gpu:
         registers=255,
         l1_bytes=like.shared_bytes,
         l2_bytes=like.l2_bytes,
-        cores=like.cores if device is None else int(device.multi_processor_count),
+        cores=like.cores if here is None else int(here.multi_processor_count),
         warp=32,
         block_threads=1024,
         core_threads=like.threads,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -15,12 +14,13 @@ import tvm
 import tvm_ffi
 
 from alt.arrays import Signature, as_input, like_example, require_match
-from alt.cuda.code import CudaCode, device_of, device_refusal
-from alt.cuda.gpu import precision_text
+from alt.cuda.callers import is_on_device, refusals, torch_of
+from alt.cuda.code import CudaCode, device_refusal
+from alt.cuda.gpu import device_of, precision_text
+from alt.cuda.graphs import Graphs, driver
 from alt.errors import AltError
 from alt.module import Benchmark, Module, random_inputs
 
-_DLPACK_CUDA = 2
 _ALIGNMENT = 16
 """Bytes that a thread reads or writes at once."""
 
@@ -33,6 +33,9 @@ class CudaModule(Module):
     results are tensors of their kind on the device. Those are there when the work that was started
     on the current stream is done, as with any operator of torch.
 
+    From the second call on the same memory on, the whole network is one CUDA graph. Who records
+    graphs with torch may record calls of a module, too, once it has been called.
+
     Calls from several threads are safe; they take turns.
     """
 
@@ -43,6 +46,7 @@ class CudaModule(Module):
         header: Mapping[str, Any],
         device: int | str | None = None,
         stored: tuple[str, np.ndarray] | None = None,
+        cuda_graph: bool = True,
     ) -> None:
         """Put the parts together; users call `alt.compile` or `alt.load`.
 
@@ -54,6 +58,7 @@ class CudaModule(Module):
             header: what else is known, plain data: see `alt.artifact`.
             device: the GPU to run on, by number or name; the first one by default.
             stored: name and content of the host code as it was stored, if it was loaded.
+            cuda_graph: whether to replay the network as a CUDA graph.
         """
         self.header = header
         self.inputs = tuple(Signature.parse(s) for s in header["inputs"])
@@ -66,10 +71,12 @@ class CudaModule(Module):
         self.code = stored
         self.device = device_of(device)
         self._lock = threading.Lock()
-        self._run: Any = None
+        self._graphs: Graphs | None = None
+        self._use_graphs = cuda_graph and len(header["kernels"]) > 1
         self._fixed: list[Any] = []
-        self._staging: dict[Signature, Any] = {}
+        self._staging: dict[tuple[str, Signature], Any] = {}
         self._stream: int | None = None
+        self._context = 0
 
     @property
     def runs_on(self) -> str:
@@ -86,19 +93,21 @@ class CudaModule(Module):
                 device; if there is no GPU that this was compiled for, or its memory is too small.
         """
         given = self._match(args, named)
+        placed = next((a for a in given if is_on_device(a)), None)
         like = next((a for a in given if not isinstance(a, np.ndarray)), None)
-        on_device = like is not None and _device_type(like) == _DLPACK_CUDA
-        with self._lock:
-            self._prepare()
-            with self._current_stream(like if on_device else None):
-                pairs = zip(given, self.inputs, strict=True)
-                tensors = [self._input(a, s) for a, s in pairs]
-                found = [self._output(s, like if on_device else None) for s in self.outputs]
-                self._run(*tensors, *(tensor for tensor, _ in found), *self._fixed)
-                results = [finish() for _, finish in found]
-        if like is not None and not on_device:
+        with self._lock, self._working(placed):
+            tensors = [self._input(a, s) for a, s in zip(given, self.inputs, strict=True)]
+            found = [self._output(s, placed) for s in self.outputs]
+            self._start([*tensors, *(tensor for tensor, _ in found)])
+            results = [finish() for _, finish in found]
+        if like is not None and placed is None:
             results = [like_example(like, r) for r in results]
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _start(self, tensors: Sequence[Any]) -> None:
+        """Let the network work on inputs and outputs, on the current stream."""
+        assert self._graphs is not None
+        self._graphs.run([*tensors, *self._fixed], len(tensors), self._stream or 0)
 
     def _require_runnable(self) -> None:
         reason = device_refusal(self.header["target"]["arch"], self.device)
@@ -108,13 +117,10 @@ class CudaModule(Module):
             )
 
     def _prepare(self) -> None:
-        """Bring code and constants to the device, once."""
-        if self._run is not None:
-            return
-        self._require_runnable()
+        """Bring code and constants to the device."""
         library = self.cuda.linked()
-        fixed = [self._place(self.weights), self._room(self.header["arena_bytes"], "uint8")]
-        self._fixed, self._run = fixed, library["main"]
+        self._fixed = [self._place(self.weights), self._room(self.header["arena_bytes"], "uint8")]
+        self._graphs = Graphs(library["main"], self.device, self._use_graphs)
 
     # --- memory ---------------------------------------------------------------------------------
 
@@ -143,25 +149,36 @@ class CudaModule(Module):
         tensor.copyfrom(array)
         return tensor
 
+    def _staged(self, role: str, signature: Signature) -> Any:
+        """Memory for an input or output of callers who have theirs on the host."""
+        key = role, signature
+        if key not in self._staging:
+            self._staging[key] = self._room(prod(signature.shape), signature.dtype)
+        return self._staging[key]
+
     def _input(self, given: Any, signature: Signature) -> Any:
         """An input where the kernels can read it; copied only where it must be."""
-        if not isinstance(given, np.ndarray) and _device_type(given) == _DLPACK_CUDA:
+        if is_on_device(given):
             return self._device_input(given, signature)
         array = as_input(given, signature)
-        if signature not in self._staging:
-            self._staging[signature] = self._room(array.size, signature.dtype)
-        self._staging[signature].copyfrom(array)
-        return self._staging[signature]
+        tensor = self._staged("in", signature)
+        if self._stream:  # TVM copies on the default one: the last call may still be reading
+            self.device.sync(self._stream)
+        tensor.copyfrom(array)
+        return tensor
 
     def _device_input(self, given: Any, signature: Signature) -> Any:
-        index = given.__dlpack_device__()[1]
+        _, index = given.__dlpack_device__()
         if index != self.device.index:
             raise AltError(
                 f"input {signature.name!r} is on GPU {index}, and this module runs on "
                 f"{self.runs_on}; move it, or load the module with device={index}"
             )
-        if hasattr(given, "contiguous"):
-            given = given.contiguous()
+        size = prod(signature.shape)
+        if torch_of(given) is not None:
+            given = given.detach().contiguous()
+            if given.data_ptr() % _ALIGNMENT and size:
+                given = given.clone()
         try:
             tensor: Any = tvm_ffi.from_dlpack(given, require_alignment=0, require_contiguous=True)
         except (AttributeError, TypeError, BufferError, RuntimeError, ValueError) as cause:
@@ -169,7 +186,6 @@ class CudaModule(Module):
                 f"input {signature.name!r}: {type(given).__name__} cannot be read in place: {cause}"
             ) from cause
         require_match(signature, str(tensor.dtype), tuple(tensor.shape))
-        size = prod(signature.shape)
         if not size:
             return self._room(1, signature.dtype)
         if tensor.data_ptr() % _ALIGNMENT:
@@ -178,35 +194,61 @@ class CudaModule(Module):
             return copy
         return tensor._create_view((size,))
 
-    def _output(self, signature: Signature, like: Any) -> tuple[Any, Callable[[], Any]]:
+    def _output(self, signature: Signature, placed: Any) -> tuple[Any, Callable[[], Any]]:
         """Memory for an output, and what makes of it what the caller gets."""
         shape, size = signature.shape, prod(signature.shape)
-        library = sys.modules.get("torch")
-        if like is not None and library is not None and isinstance(like, library.Tensor):
+        if placed is None:
+            tensor = self._staged("out", signature)
+            return tensor, lambda: tensor.numpy()[:size].reshape(shape)
+        torch = torch_of(placed)
+        if torch is not None:
             # Its memory comes from a pool: asking the driver takes longer than most kernels.
-            made = library.empty(
-                (max(size, 1),), dtype=getattr(library, signature.dtype), device=like.device
-            )
+            dtype = getattr(torch, signature.dtype)
+            made = torch.empty((max(size, 1),), dtype=dtype, device=placed.device)
             return tvm.runtime.from_dlpack(made), lambda: made[:size].reshape(shape)
         tensor = self._room(size, signature.dtype)
-        if like is not None:
-            view = tensor._create_view(shape) if size else tensor
-            return tensor, lambda: like_example(like, view)
-        return tensor, lambda: tensor.numpy()[:size].reshape(shape)
+        view = tensor._create_view(shape) if size else tensor
 
-    def _current_stream(self, like: Any) -> AbstractContextManager[Any]:
-        """The stream that the caller works on; the default one if that is not known."""
-        library = sys.modules.get("torch")
-        stream = 0
-        if like is not None and library is not None and isinstance(like, library.Tensor):
-            stream = int(library.cuda.current_stream(like.device).cuda_stream)
-        if self._stream not in (None, stream):
-            # Two streams would work in the same memory at the same time.
-            self.device.sync(self._stream)
-        self._stream = stream
-        if not stream:
-            return nullcontext()
-        return tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self.device.index), stream)
+        def finish() -> Any:
+            if type(placed).__module__.partition(".")[0] not in ("tvm", "tvm_ffi"):
+                self.device.sync(self._stream)  # who knows on which stream they go on
+            return like_example(placed, view)
+
+        return tensor, finish
+
+    @contextmanager
+    def _working(self, placed: Any = None) -> Iterator[None]:
+        """The stream of the caller is TVM's; what else is changed is put back in the end.
+
+        Args:
+            placed: one of the inputs that are on the device; the default stream without one.
+        """
+        if self._graphs is None:
+            self._require_runnable()
+        torch = torch_of(placed)
+        device = tvm_ffi.device("cuda", self.device.index)
+        if torch is not None:
+            stream = int(torch.cuda.current_stream(placed.device).cuda_stream)
+        else:
+            stream = 0 if placed is None else int(tvm_ffi.get_raw_stream(device))
+        cuda = driver()
+        before = cuda.context() if cuda is not None else 0
+        recorded = cuda is not None and stream != 0 and cuda.is_recorded(stream)
+        try:
+            if self._stream not in (None, stream) and not recorded:
+                # Two streams would work in the same memory at the same time.
+                self.device.sync(self._stream)
+            self._stream = stream
+            with refusals(self.runs_on), tvm_ffi.use_raw_stream(device, stream):
+                if self._graphs is None:
+                    self._prepare()
+                    self._context = cuda.context() if cuda is not None else 0
+                if cuda is not None:  # kernels go there, and this may be another thread
+                    cuda.make_current(self._context)
+                yield
+        finally:
+            if cuda is not None:
+                cuda.make_current(before)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -218,14 +260,13 @@ class CudaModule(Module):
     ) -> Benchmark:
         """As `Module.benchmark`: inputs are on the device, and the host waits for each call."""
         samples: list[float] = []
-        with self._lock:
-            tensors = self._bound(inputs)
+        with self._lock, self._measuring(inputs) as tensors:
             for _ in range(3):
-                self._run(*tensors)
+                self._start(tensors)
             self.device.sync()
             while len(samples) < max(repeats, 1) or sum(samples) < min_seconds:
                 start = time.perf_counter()
-                self._run(*tensors)
+                self._start(tensors)
                 self.device.sync()
                 samples.append(time.perf_counter() - start)
         return Benchmark(tuple(samples))
@@ -237,23 +278,18 @@ class CudaModule(Module):
 
         Shape and units as `Module.time_kernels`. What a kernel reads may still be in the cache.
         """
-        with self._lock:
-            tensors = self._bound(inputs)
-            self._run(*tensors)
+        with self._lock, self._measuring(inputs) as tensors:
+            self._start(tensors)
             timer = self.library.time_evaluator("part", self.device, number=10, repeat=repeats)
             kernels = range(len(self.header["kernels"]))
-            columns = [timer(*tensors, k, k + 1).results for k in kernels]
+            columns = [timer(*tensors, *self._fixed, k, k + 1).results for k in kernels]
         return np.array(columns, np.float64).reshape(len(columns), -1).T
 
-    def _bound(self, inputs: Mapping[str, np.ndarray] | None) -> list[Any]:
-        self._prepare()
+    @contextmanager
+    def _measuring(self, inputs: Mapping[str, np.ndarray] | None) -> Iterator[list[Any]]:
+        """Inputs and outputs on the device."""
         given = dict(inputs) if inputs is not None else random_inputs(self.inputs)
         arrays = zip(self._match((), given), self.inputs, strict=True)
-        found = [self._input(a, s) for a, s in arrays]
-        return [*found, *(self._output(s, None)[0] for s in self.outputs), *self._fixed]
-
-
-def _device_type(tensor: Any) -> int | None:
-    """Where a tensor is, in DLPack's numbers; None if it does not say."""
-    ask = getattr(tensor, "__dlpack_device__", None)
-    return None if ask is None else int(ask()[0])
+        with self._working():
+            found = [self._input(a, s) for a, s in arrays]
+            yield [*found, *(self._output(s, None)[0] for s in self.outputs)]

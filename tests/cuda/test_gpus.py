@@ -12,8 +12,8 @@ from gxx import kernels_of
 from small_models import network
 
 import alt
-from alt.cuda.code import arch_refusal, device_of
-from alt.cuda.gpu import gpu_of
+from alt.cuda.code import arch_refusal
+from alt.cuda.gpu import device_of, gpu_of
 from alt.target import Machine, resolve
 from tuner.records import Header
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import inspect
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from equivalence import array, assert_same, model, node, run_reference
 from small_models import arithmetic, network
 
 import alt
+from alt.cuda.gpu import gpu_of
+from alt.cuda.graphs import MOST_GRAPHS, driver
 from alt.module import random_inputs
 
 pytestmark = [
@@ -23,6 +29,78 @@ EMULATED = "ALT_FAKE_SM" in os.environ
 @pytest.fixture(scope="module")
 def module():
     return alt.compile(network(), "cuda")
+
+
+@pytest.fixture(scope="module")
+def saved(module, tmp_path_factory):
+    """Loading is a faster way to another module than compiling."""
+    path = tmp_path_factory.mktemp("saved") / "m.alt"
+    module.save(path)
+    return path
+
+
+def counts():
+    """What the emulated driver has done so far; on a device nobody counts."""
+    if not EMULATED:
+        return {"direct": 0, "recorded": 0, "replayed": 0, "graphs": 0}
+    count = ctypes.CDLL("libcuda.so.1").fake_count
+    return {name: count(k) for k, name in enumerate(("direct", "recorded", "replayed", "graphs"))}
+
+
+def graphs_of(compiled):
+    return len(compiled._graphs)
+
+
+def families():
+    """A model with an output for each family of kernels, and inputs."""
+    inputs = {
+        "image": array(2, 6, 19, 23),
+        "volume": array(1, 3, 5, 9, 10),
+        "rows": array(70, 130),
+        "heads": array(2, 3, 24, 16),
+        "vector": array(1, 300),
+    }
+    weights = {
+        "conv": array(40, 6, 3, 3, seed=1) / 7,
+        "point": array(36, 6, 1, 1, seed=2) / 2,
+        "depth": array(6, 1, 3, 3, seed=3) / 3,
+        "groups": array(12, 3, 3, 3, seed=4) / 5,
+        "cube": array(8, 3, 3, 3, 3, seed=5) / 9,
+        "back": array(6, 5, 3, 3, seed=6) / 3,
+        "wide": array(130, 140, seed=7) / 11,
+        "thin": array(300, 90, seed=8) / 17,
+        "scale": array(130, seed=9),
+        "shift": array(130, seed=10),
+    }
+    nodes = [
+        node("Conv", "image conv", "c0", strides=[2, 1], pads=[1, 1, 1, 1]),
+        node("Relu", "c0", "conv_relu"),
+        node("Conv", "image point", "conv_point"),
+        node("Conv", "image depth", "conv_depth", group=6, pads=[1, 1, 1, 1]),
+        node("Conv", "image groups", "conv_groups", group=2, dilations=[2, 2]),
+        node("Conv", "volume cube", "conv_volume", pads=[1] * 6),
+        node("ConvTranspose", "image back", "conv_back", strides=[2, 2], output_padding=[1, 0]),
+        node("MaxPool", "image", "pooled", kernel_shape=[3, 3], strides=[2, 2]),
+        node("GlobalAveragePool", "image", "pooled_all"),
+        node("MatMul", "rows wide", "product"),
+        node("MatMul", "vector thin", "product_thin"),
+        node("Transpose", "heads", "turned", perm=[0, 1, 3, 2]),
+        node("MatMul", "heads turned", "scores"),
+        node("Softmax", "scores", "weights", axis=-1),
+        node("MatMul", "weights heads", "attended"),
+        node("LayerNormalization", "rows scale shift", "normal", axis=-1),
+        node("Softmax", "rows", "softmax", axis=0),
+        node("ReduceMax", "image", "largest", keepdims=0),
+        node("Transpose", "image", "moved", perm=[0, 2, 3, 1]),
+        node("Gelu", "rows", "gelu"),
+        node("Concat", "image conv_depth", "joined", axis=1),
+    ]
+    outputs = [
+        "conv_relu", "conv_point", "conv_depth", "conv_groups", "conv_volume", "conv_back",
+        "pooled", "pooled_all", "product", "product_thin", "attended", "normal", "softmax",
+        "largest", "moved", "gelu", "joined",
+    ]  # fmt: skip
+    return model(nodes, inputs, outputs, weights, opset=20), inputs
 
 
 def test_results_are_those_of_onnx_runtime(module):
@@ -54,11 +132,19 @@ def test_empty_tensors():
 
 
 def test_devices_by_name_and_number():
-    for device in (0, "cuda", "cuda:0"):
-        assert alt.compile(arithmetic(), "cuda", device=device).device.index == 0
-    beyond = alt.compile(arithmetic(), "cuda", device=99)
+    assert alt.compile(arithmetic(), "cuda", device="cuda:0").device.index == 0
+    with pytest.raises(alt.AltError, match="means GPU number 99"):
+        alt.compile(arithmetic(), "cuda", device=99)
+
+    target = {"kind": "cuda", "arch": gpu_of("cuda").arch}
+    beyond = alt.compile(arithmetic(), target, device="cuda:99")
     with pytest.raises(alt.AltError, match="no GPU number 99"):
         beyond(**random_inputs(beyond.inputs))
+
+
+def test_devices_that_are_not_there_when_loading(saved):
+    with pytest.raises(alt.AltError, match="no GPU number 99 here that TVM can use, only"):
+        alt.load(saved, device=99)
 
 
 def test_artifacts(module, tmp_path):
@@ -124,9 +210,138 @@ def test_tensors_of_torch(module):
     assert not on_host[0].is_cuda
 
 
+def test_graphs_read_what_is_there_now(module, saved):
+    """The same memory, other numbers: from the second call on nothing is launched one by one."""
+    plain, fresh = alt.load(saved, cuda_graph=False), alt.load(saved)
+    before = counts()
+    for seed in range(4):
+        inputs = random_inputs(module.inputs, seed=seed)
+        expected = plain(**inputs)
+        for a, b in zip(fresh(**inputs), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert (graphs_of(plain), graphs_of(fresh)) == (0, 1)
+    if EMULATED:
+        kernels = len(module.header["kernels"])
+        passed = {name: now - before[name] for name, now in counts().items()}
+        assert passed == {
+            "direct": 5 * kernels,  # four calls, and the first of the other
+            "recorded": kernels,
+            "replayed": 3 * kernels,
+            "graphs": 1,
+        }
+
+
+def test_memory_that_is_elsewhere_each_time(module, saved):
+    """Many inputs and outputs stay alive; then all is freed, and others take their places."""
+    compiled = alt.load(saved)
+    device = tvm.runtime.cuda(0)
+    for first in (0, 20):
+        placed, results = [], []
+        for seed in range(first, first + 12):
+            inputs = random_inputs(module.inputs, seed=seed % 5)
+            placed.append((inputs["x"], tvm.runtime.tensor(inputs["x"], device)))
+        for _ in range(3):
+            results += [(x, compiled(tensor)) for x, tensor in placed]
+        for x, found in results:
+            for a, b in zip(found, module(x), strict=True):
+                np.testing.assert_array_equal(a.numpy(), b)
+    assert graphs_of(compiled) <= MOST_GRAPHS
+
+
+def test_graphs_are_made_when_memory_comes_back_and_given_back_in_the_end(module, saved):
+    if not EMULATED:
+        pytest.skip("only the emulation counts graphs")
+    at_first = counts()["graphs"]
+    compiled = alt.load(saved)
+    compiled(**random_inputs(module.inputs))
+    assert counts()["graphs"] == at_first
+    compiled(**random_inputs(module.inputs))
+    assert counts()["graphs"] == at_first + 1
+    del compiled
+    gc.collect()
+    assert counts()["graphs"] == at_first
+
+
+def test_threads_take_turns(module, saved):
+    compiled = alt.load(saved)
+    device = tvm.runtime.cuda(0)
+    failed = []
+
+    def call(seed):
+        inputs = random_inputs(module.inputs, seed=seed)
+        expected = [np.asarray(a) for a in results[seed]]
+        placed = tvm.runtime.tensor(inputs["x"], device)
+        for turn in range(6):
+            found = compiled(placed) if (seed + turn) % 2 else compiled(**inputs)
+            for a, b in zip(found, expected, strict=True):
+                if not np.array_equal(a.numpy() if hasattr(a, "numpy") else a, b):
+                    failed.append((seed, turn))
+
+    results = [module(**random_inputs(module.inputs, seed=seed)) for seed in range(4)]
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_tensors_on_host_and_device_together():
+    inputs = {"a": array(5, 7), "b": array(5, 7, seed=1)}
+    proto = model([node("Add", "a b", "s"), node("Softmax", "s", "y", axis=-1)], inputs, ["y"])
+    compiled = alt.compile(proto, "cuda")
+    placed = tvm.runtime.tensor(inputs["b"], tvm.runtime.cuda(0))
+    for _ in range(3):
+        found = compiled(inputs["a"], placed)
+        assert found.device == tvm.runtime.cuda(0)
+        assert_same(found.numpy(), run_reference(proto, inputs))
+
+
+def test_the_current_device_of_the_caller_stays(module):
+    cuda = driver()
+    before = cuda.context()
+    for _ in range(3):
+        module(**random_inputs(module.inputs))
+        assert cuda.context() == before
+
+
+def test_other_threads_work_on_the_right_device(module):
+    """Kernels need a context, and one who never used a GPU has none."""
+    cuda, seen = driver(), []
+    module(**random_inputs(module.inputs))
+
+    def look():
+        seen.append(cuda.context())
+        with module._working():
+            seen.append(cuda.context())
+        seen.append(cuda.context())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [0, module._context, 0]
+    assert module._context
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_every_family_of_kernels(precision):
+    """One network for each way to make a kernel; the last of its inputs are weights."""
+    options = {} if precision == "fp32" else {"precision": precision}
+    if options and "precision" not in inspect.signature(alt.compile).parameters:
+        pytest.skip("alt.compile does not know precisions")
+    proto, inputs = families()
+    expected = run_reference(proto, inputs)
+    compiled = alt.compile(proto, "cuda", **options)
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    for _ in range(2):
+        for name, a, b in zip(compiled.outputs, compiled(**inputs), expected, strict=True):
+            assert a.shape == b.shape, name
+            assert np.abs(a - b).max() <= tolerance * np.abs(b).max(), name
+
+
 @pytest.mark.skipif(not EMULATED, reason="would fill the memory of a GPU that others may use")
-def test_running_out_of_memory(monkeypatch):
-    compiled = alt.compile(network(), "cuda")
+def test_running_out_of_memory(saved, monkeypatch):
+    compiled = alt.load(saved)
     with monkeypatch.context() as little:
         little.setenv("ALT_FAKE_BYTES", "1000")
         with pytest.raises(alt.AltError, match="MB are free"):
@@ -145,3 +360,35 @@ def test_a_gpu_of_another_generation(module, tmp_path, monkeypatch):
     with pytest.raises(alt.AltError, match=r"sm_90.*sm_80"):
         alt.load(tmp_path / "m.alt")
     assert alt.compile(arithmetic(), "cuda").header["target"]["arch"] == "sm_80"
+
+
+@pytest.mark.skipif(not EMULATED, reason="needs a driver that records nothing")
+def test_without_graphs_the_network_runs_all_the_same(module, saved, monkeypatch, caplog):
+    compiled = alt.load(saved)
+    monkeypatch.setenv("ALT_FAKE_CAPTURE", "0")
+    inputs = random_inputs(module.inputs, seed=3)
+    for _ in range(3):
+        np.testing.assert_array_equal(compiled(**inputs)[0], module(**inputs)[0])
+    assert graphs_of(compiled) == 0
+    assert sum("without a CUDA graph" in r.getMessage() for r in caplog.records) == 1
+
+
+@pytest.mark.skipif(not EMULATED, reason="needs a driver whose launches fail")
+def test_failing_launches_are_said(saved, monkeypatch):
+    compiled = alt.load(saved)
+    monkeypatch.setenv("ALT_FAKE_FAULT", "1")
+    with pytest.raises(alt.AltError, match=r"GPU 0 .* failed: .*CUDA") as caught:
+        compiled(**random_inputs(compiled.inputs))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not EMULATED, reason="needs a second GPU")
+def test_inputs_on_another_gpu(module, saved):
+    elsewhere = tvm.runtime.tensor(random_inputs(module.inputs)["x"], tvm.runtime.cuda(1))
+    with pytest.raises(alt.AltError, match=r"is on GPU 1.*device=1"):
+        module(elsewhere)
+    second = alt.load(saved, device="cuda:1")
+    for _ in range(3):
+        (found, *_) = second(elsewhere)
+        assert found.device == tvm.runtime.cuda(1)
+        np.testing.assert_array_equal(found.numpy(), module(**random_inputs(module.inputs))[0])

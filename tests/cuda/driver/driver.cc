@@ -1,10 +1,15 @@
 // A CUDA driver and runtime without a GPU: memory is the host's, kernels run in the emulation.
 //
-// ALT_FAKE_SM is the compute capability of the devices, ALT_FAKE_BYTES their memory.
+// ALT_FAKE_SM is the compute capability of the devices, ALT_FAKE_BYTES their memory. With
+// ALT_FAKE_CAPTURE=0 no stream is recorded, with ALT_FAKE_FAULT=1 every launch fails.
+//
+// A stream that is recorded runs nothing. What a graph launches reads and writes where it was
+// recorded to, so memory that was given back meanwhile is a fault, as on a device.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -13,10 +18,16 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
+
+// In `emulation.cc`.
+extern "C" int emulate(void* kernel, int count, void** arguments, const unsigned* grid,
+                       const unsigned* block, unsigned shared_bytes, int waits, int seed);
 
 namespace {
 
-constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kNotFound = 500, kFailed = 719;
+constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kNotFound = 500;
+constexpr int kNoContext = 201, kFailed = 719, kFault = 700, kCannotCapture = 900, kBroken = 901;
 constexpr int kDevices = 2;
 
 struct Kernel {
@@ -33,10 +44,42 @@ struct LaunchConfig {
   unsigned count;
 };
 
+struct Launch {
+  Kernel* kernel;
+  unsigned grid[3], block[3], shared_bytes;
+  std::vector<void*> arguments;
+  int run() {
+    int code = emulate(kernel->address, kernel->arguments, arguments.data(), grid, block,
+                       shared_bytes, kernel->waits, 0);
+    return code ? kFailed : kSuccess;
+  }
+};
+using Graph = std::vector<Launch>;
+struct Stream {
+  bool recorded = false, broken = false;
+  Graph graph;
+};
+
 std::mutex guard;
 std::map<void*, size_t> blocks;
 size_t used;
 thread_local int device;
+thread_local bool has_context;
+thread_local Stream* recording;  // of this thread: it must not wait or ask for memory meanwhile
+size_t direct, recorded, replayed, graphs;
+
+// What is not allowed while this thread records a stream.
+bool breaks_recording() {
+  if (recording) recording->broken = true;
+  return recording != nullptr;
+}
+bool is_memory(void* address) {
+  std::lock_guard<std::mutex> lock(guard);
+  auto next = blocks.upper_bound(address);
+  if (next == blocks.begin()) return false;
+  auto [start, size] = *--next;
+  return (char*)address < (char*)start + std::max<size_t>(size, 1);
+}
 
 size_t number(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
@@ -49,6 +92,10 @@ const char* text_of(int error) {
     case kSuccess: return "no error";
     case kOutOfMemory: return "out of memory";
     case kInvalid: return "invalid argument";
+    case kCannotCapture: return "operation not permitted when stream is capturing";
+    case kBroken: return "operation failed due to a previous error during capture";
+    case kNoContext: return "invalid device context";
+    case kFault: return "an illegal memory access was encountered";
     default: return "the emulation failed";
   }
 }
@@ -64,13 +111,11 @@ void show_this_library() {
 
 extern "C" {
 
-int emulate(void*, int, void**, const unsigned*, const unsigned*, unsigned, int, int);
-
 int cudaGetDeviceCount(int* count) { return *count = kDevices, kSuccess; }
 int cudaGetDevice(int* found) { return *found = device, kSuccess; }
 int cudaSetDevice(int wanted) {
   if (wanted < 0 || wanted >= kDevices) return kInvalid;
-  return device = wanted, kSuccess;
+  return device = wanted, has_context = true, kSuccess;
 }
 int cudaDeviceGetAttribute(int* value, int attribute, int which) {
   if (which < 0 || which >= kDevices) return kInvalid;
@@ -92,6 +137,7 @@ int cuDeviceGetName(char* name, int length, int) {
   return kSuccess;
 }
 int cudaMalloc(void** found, size_t size) {
+  if (breaks_recording()) return kCannotCapture;
   std::lock_guard<std::mutex> lock(guard);
   if (used + size > memory()) return kOutOfMemory;
   *found = std::aligned_alloc(256, (size + 511) / 256 * 256);
@@ -101,6 +147,7 @@ int cudaMalloc(void** found, size_t size) {
   return kSuccess;
 }
 int cudaFree(void* block) {
+  if (breaks_recording()) return kCannotCapture;
   std::lock_guard<std::mutex> lock(guard);
   used -= blocks[block];
   blocks.erase(block);
@@ -119,6 +166,7 @@ int cudaMemGetInfo(size_t* left, size_t* all) {
   return kSuccess;
 }
 int cudaMemcpyAsync(void* to, const void* from, size_t size, int, void*) {
+  if (breaks_recording()) return kCannotCapture;
   return std::memcpy(to, from, size), kSuccess;
 }
 int cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, void*) {
@@ -131,10 +179,10 @@ const char* cudaGetErrorString(int error) { return text_of(error); }
 int cuGetErrorName(int error, const char** text) { return *text = text_of(error), kSuccess; }
 int cuGetErrorString(int error, const char** text) { return *text = text_of(error), kSuccess; }
 
-int cudaStreamCreate(void** stream) { return *stream = std::malloc(1), kSuccess; }
+int cudaStreamCreate(void** stream) { return *stream = new Stream, kSuccess; }
 int cudaStreamCreateWithFlags(void** stream, unsigned) { return cudaStreamCreate(stream); }
-int cudaStreamDestroy(void* stream) { return std::free(stream), kSuccess; }
-int cudaStreamSynchronize(void*) { return kSuccess; }
+int cudaStreamDestroy(void* stream) { return delete (Stream*)stream, kSuccess; }
+int cudaStreamSynchronize(void*) { return breaks_recording() ? kCannotCapture : kSuccess; }
 int cudaStreamWaitEvent(void*, void*, unsigned) { return kSuccess; }
 
 using Clock = std::chrono::steady_clock;
@@ -157,6 +205,62 @@ int cudaGraphInstantiate(void**, void*, unsigned long long) { return kInvalid; }
 int cudaGraphLaunch(void*, void*) { return kInvalid; }
 int cudaGraphDestroy(void*) { return kSuccess; }
 int cudaGraphExecDestroy(void*) { return kSuccess; }
+
+int cuCtxGetCurrent(void** context) {
+  *context = has_context ? (void*)(intptr_t)(device + 1) : nullptr;
+  return kSuccess;
+}
+int cuCtxSetCurrent(void* context) {
+  has_context = context != nullptr;
+  device = has_context ? (int)(intptr_t)context - 1 : 0;
+  return kSuccess;
+}
+int cuStreamCreate(void** stream, unsigned) {
+  return has_context ? cudaStreamCreate(stream) : kNoContext;
+}
+int cuStreamDestroy_v2(void* stream) { return cudaStreamDestroy(stream); }
+int cuStreamIsCapturing(void* stream, int* status) {
+  return *status = stream && ((Stream*)stream)->recorded, kSuccess;
+}
+int cuStreamBeginCapture_v2(void* stream, int) {
+  if (!stream || !number("ALT_FAKE_CAPTURE", 1)) return kCannotCapture;
+  recording = (Stream*)stream;
+  *recording = Stream{true, false, {}};
+  return kSuccess;
+}
+int cuStreamEndCapture(void* stream, void** graph) {
+  Stream* ended = (Stream*)stream;
+  if (!ended->recorded) return kInvalid;
+  *graph = ended->broken ? nullptr : new Graph(ended->graph);
+  int code = ended->broken ? kBroken : kSuccess;
+  *ended = Stream{};
+  recording = nullptr;
+  return code;
+}
+int cuGraphInstantiateWithFlags(void** made, void* graph, unsigned long long) {
+  if (!graph) return kInvalid;
+  return *made = new Graph(*(Graph*)graph), ++graphs, kSuccess;
+}
+int cuGraphDestroy(void* graph) { return delete (Graph*)graph, graph ? kSuccess : kInvalid; }
+int cuGraphExecDestroy(void* graph) { return delete (Graph*)graph, --graphs, kSuccess; }
+int cuGraphLaunch(void* graph, void* stream) {
+  if (!has_context) return kNoContext;
+  if (stream && ((Stream*)stream)->recorded) return kCannotCapture;
+  for (Launch& launch : *(Graph*)graph) {
+    for (void* argument : launch.arguments)
+      if (!is_memory(argument)) return kFault;
+    ++replayed;
+    if (int code = launch.run()) return code;
+  }
+  return kSuccess;
+}
+
+// For tests: launches that ran at once, that were recorded, that were replayed; graphs there are.
+size_t fake_count(int which) {
+  size_t counts[] = {direct, recorded, replayed, graphs};
+  return counts[which];
+}
+
 int cuTensorMapEncodeTiled(...) { return kInvalid; }
 
 // An image is what `nvcc` here writes: the size of a list of kernels, the list, a library.
@@ -194,12 +298,19 @@ int cuModuleGetFunction(void** found, void* module, const char* name) {
 }
 int cuFuncSetAttribute(void*, int, int) { return kSuccess; }
 int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** parameters, void**) {
-  Kernel* kernel = (Kernel*)function;
-  void* arguments[256];
-  for (int k = 0; k < kernel->arguments; ++k) arguments[k] = *(void**)parameters[k];
-  int code = emulate(kernel->address, kernel->arguments, arguments, config->grid, config->block,
-                     config->shared_bytes, kernel->waits, 0);
-  return code ? kFailed : kSuccess;
+  if (!has_context) return kNoContext;
+  if (number("ALT_FAKE_FAULT", 0)) return kFault;
+  Launch launch{(Kernel*)function, {}, {}, config->shared_bytes, {}};
+  std::copy_n(config->grid, 3, launch.grid);
+  std::copy_n(config->block, 3, launch.block);
+  for (int k = 0; k < launch.kernel->arguments; ++k)
+    launch.arguments.push_back(*(void**)parameters[k]);
+  Stream* stream = (Stream*)config->stream;
+  if (stream && stream->recorded) {
+    stream->graph.push_back(launch);
+    return ++recorded, kSuccess;
+  }
+  return ++direct, launch.run();
 }
 
 }  // extern "C"

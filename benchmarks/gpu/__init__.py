@@ -1,0 +1,1 @@
+"""Networks and operators on a GPU, ours beside PyTorch, ONNX Runtime, TensorRT and TVM's tuner."""
