@@ -25,7 +25,7 @@ from alt.messages import Check, Convert, Job, Limits, Named, Request, Timing
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.pool import Hand, Pool
 from alt.storage import channels_blocked
-from alt.target import physical_cores, resolve
+from alt.target import physical_cores, require_cpu, resolve
 from primitives import Layout
 from tuner.task import Candidate, Measurement, Task
 
@@ -76,6 +76,7 @@ class Runner:
         if workers is not None and workers < 1:
             raise AltError(f"cannot measure with {workers} workers: give at least 1")
         size = workers or physical_cores()
+        self._machine = machine
         self.timing = timing or Timing()
         self.limits = limits or Limits()
         self.overlap = overlap
@@ -207,6 +208,7 @@ class Runner:
     # --- inside ---------------------------------------------------------------------------------
 
     def _start(self, job: Job, size: int) -> Pool:
+        require_cpu(self._machine)
         return Pool(job, size)
 
     def _open(self, key: str | None = None) -> Pool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ from alt.messages import (
     Timing,
 )
 from alt.propagate import Plan, copy_kernel
-from alt.target import Machine, last_cache_bytes
+from alt.target import Hardware, Machine, last_cache_bytes, require_cpu
 from alt.tasks import KernelTask
 from alt.threads import use_threads
 from alt.timing import (
@@ -77,6 +78,7 @@ class Held:
         bound: the error that is allowed.
         key: of the task; of a conversion empty.
         file: its code, as the name and content of a file, if it is to run elsewhere.
+        linked: its code with that of its kernels, once it was loaded on a GPU.
         ready: the program with its memory, once it has run.
     """
 
@@ -86,6 +88,7 @@ class Held:
     bound: float
     key: str = ""
     file: tuple[str, bytes] | None = None
+    linked: Any = None
     ready: Runnable | None = None
 
 
@@ -101,7 +104,7 @@ class Worker:
 
     job: Job
     tasks: Mapping[str, KernelTask]
-    machine: Machine
+    machine: Hardware
     weights: RecentArrays = field(default_factory=lambda: RecentArrays(WEIGHT_BYTES))
     held: dict[int, Held] = field(default_factory=dict)
     references: dict[str, np.ndarray] = field(default_factory=dict)
@@ -122,7 +125,7 @@ class Worker:
                 request: Request = connection.recv()
             except (EOFError, ConnectionError):
                 return
-            _allow_memory(self.job.memory_bytes)
+            self._limit_memory()
             connection.send(self.answer(request))
 
     def answer(self, request: Request) -> Reply:
@@ -172,7 +175,8 @@ class Worker:
     def _build(self, named: Named) -> Held:
         task = self.tasks[named.key]
         program = task.program(named.candidate, self.weights)
-        bound = error_bound(str(named.layout.get("algorithm", "")))
+        precision = getattr(self.machine, "precision", "fp32")
+        bound = error_bound(str(named.layout.get("algorithm", "")), precision)
         held = Held(program, task.inputs, task.kernel.output, bound, named.key)
         self._finish(held)
         return held
@@ -220,7 +224,11 @@ class Worker:
     @property
     def here(self) -> Machine:
         """The machine that computes references."""
-        return self.machine
+        return require_cpu(self.machine)
+
+    def _limit_memory(self) -> None:
+        """Let this process take as much as a candidate may, from now on."""
+        _allow_memory(self.job.memory_bytes)
 
     def _finish(self, held: Held) -> None:
         """The last step of building."""

@@ -19,6 +19,7 @@ from alt.sketches.gpu.tiling import (
     Precision,
     Problem,
     Tile,
+    cycles_of,
     decide_tile,
 )
 from alt.sketches.scope import UNROLLED, Stmt, i32, seq
@@ -38,6 +39,7 @@ def blocked_product(scope: GpuScope, product: Product, precision: Precision) -> 
     extents = prod(product.batch), product.rows, product.columns, product.depth
     problem = Problem(*extents, precision, _in_place(scope, product, precision))
     tile = decide_tile(scope.choose, problem, scope.gpu)
+    scope.cycles = cycles_of(tile, problem, scope.gpu)
     down, across = -(-product.rows // tile.rows), -(-product.columns // tile.columns)
     blocks = decide_blocks(scope.choose, product.batch, down, across)
     padded = scope.choose.one_of("pad", (True, False), True)

@@ -1,6 +1,9 @@
 // A CUDA driver and runtime without a GPU: memory is the host's, kernels run in the emulation.
 //
 // ALT_FAKE_SM is the compute capability of the devices, ALT_FAKE_BYTES their memory.
+//
+// As with the real one, a process whose parent used it before the fork gets errors only, and so does
+// everybody in a process in which a kernel faulted.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -16,7 +19,7 @@
 
 namespace {
 
-constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kNotFound = 500, kFailed = 719;
+constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kForked = 3, kNotFound = 500, kFailed = 719;
 constexpr int kDevices = 2;
 
 struct Kernel {
@@ -38,6 +41,14 @@ std::mutex guard;
 std::map<void*, size_t> blocks;
 size_t used;
 thread_local int device;
+int lost;
+pid_t owner;
+
+// Why nothing works any more, if that is so.
+int trouble() {
+  if (!owner) owner = getpid();
+  return owner == getpid() ? lost : kForked;
+}
 
 size_t number(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
@@ -50,6 +61,8 @@ const char* text_of(int error) {
     case kSuccess: return "no error";
     case kOutOfMemory: return "out of memory";
     case kInvalid: return "invalid argument";
+    case kForked: return "initialization error";
+    case kFailed: return "unspecified launch failure";
     default: return "the emulation failed";
   }
 }
@@ -58,13 +71,18 @@ const char* text_of(int error) {
 
 extern "C" {
 
-int cudaGetDeviceCount(int* count) { return *count = kDevices, kSuccess; }
+int cudaGetDeviceCount(int* count) {
+  if (int error = trouble()) return error;
+  return *count = kDevices, kSuccess;
+}
 int cudaGetDevice(int* found) { return *found = device, kSuccess; }
 int cudaSetDevice(int wanted) {
+  if (int error = trouble()) return error;
   if (wanted < 0 || wanted >= kDevices) return kInvalid;
   return device = wanted, kSuccess;
 }
 int cudaDeviceGetAttribute(int* value, int attribute, int which) {
+  if (int error = trouble()) return error;
   if (which < 0 || which >= kDevices) return kInvalid;
   int sm = (int)number("ALT_FAKE_SM", 90);
   switch (attribute) {
@@ -84,6 +102,7 @@ int cuDeviceGetName(char* name, int length, int) {
   return kSuccess;
 }
 int cudaMalloc(void** found, size_t size) {
+  if (int error = trouble()) return error;
   std::lock_guard<std::mutex> lock(guard);
   if (used + size > memory()) return kOutOfMemory;
   *found = std::aligned_alloc(256, (size + 511) / 256 * 256);
@@ -105,15 +124,18 @@ int cudaMallocHost(void** found, size_t size) {
 }
 int cudaFreeHost(void* block) { return std::free(block), kSuccess; }
 int cudaMemGetInfo(size_t* left, size_t* all) {
+  if (int error = trouble()) return error;
   std::lock_guard<std::mutex> lock(guard);
   *all = memory();
   *left = *all - used;
   return kSuccess;
 }
 int cudaMemcpyAsync(void* to, const void* from, size_t size, int, void*) {
+  if (int error = trouble()) return error;
   return std::memcpy(to, from, size), kSuccess;
 }
 int cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, void*) {
+  if (int error = trouble()) return error;
   return std::memcpy(to, from, size), kSuccess;
 }
 int cudaGetLastError() { return kSuccess; }
@@ -123,21 +145,35 @@ const char* cudaGetErrorString(int error) { return text_of(error); }
 int cuGetErrorName(int error, const char** text) { return *text = text_of(error), kSuccess; }
 int cuGetErrorString(int error, const char** text) { return *text = text_of(error), kSuccess; }
 
-int cudaStreamCreate(void** stream) { return *stream = std::malloc(1), kSuccess; }
+int cudaStreamCreate(void** stream) {
+  if (int error = trouble()) return error;
+  return *stream = std::malloc(1), kSuccess;
+}
 int cudaStreamCreateWithFlags(void** stream, unsigned) { return cudaStreamCreate(stream); }
 int cudaStreamDestroy(void* stream) { return std::free(stream), kSuccess; }
-int cudaStreamSynchronize(void*) { return kSuccess; }
+int cudaStreamSynchronize(void*) {
+  if (int error = trouble()) return error;
+  return kSuccess;
+}
 int cudaStreamWaitEvent(void*, void*, unsigned) { return kSuccess; }
 
 using Clock = std::chrono::steady_clock;
-int cudaEventCreate(void** event) { return *event = new Clock::time_point(), kSuccess; }
+int cudaEventCreate(void** event) {
+  if (int error = trouble()) return error;
+  return *event = new Clock::time_point(), kSuccess;
+}
 int cudaEventDestroy(void* event) { return delete (Clock::time_point*)event, kSuccess; }
 int cudaEventRecord(void* event, void*) {
+  if (int error = trouble()) return error;
   *(Clock::time_point*)event = Clock::now();
   return kSuccess;
 }
-int cudaEventSynchronize(void*) { return kSuccess; }
+int cudaEventSynchronize(void*) {
+  if (int error = trouble()) return error;
+  return kSuccess;
+}
 int cudaEventElapsedTime(float* ms, void* start, void* end) {
+  if (int error = trouble()) return error;
   auto passed = *(Clock::time_point*)end - *(Clock::time_point*)start;
   *ms = std::chrono::duration<float, std::milli>(passed).count();
   return kSuccess;
@@ -153,6 +189,7 @@ int cuTensorMapEncodeTiled(...) { return kInvalid; }
 
 // An image is what `nvcc` here writes: the size of a list of kernels, the list, a library.
 int cuModuleLoadData(void** found, const void* image) {
+  if (int error = trouble()) return error;
   const char* bytes = (const char*)image;
   size_t list_size, library_size;
   std::memcpy(&list_size, bytes, 8);
@@ -186,12 +223,15 @@ int cuModuleGetFunction(void** found, void* module, const char* name) {
 }
 int cuFuncSetAttribute(void*, int, int) { return kSuccess; }
 int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** parameters, void**) {
+  if (int error = trouble()) return error;
   Kernel* kernel = (Kernel*)function;
   void* arguments[256];
   for (int k = 0; k < kernel->arguments; ++k) arguments[k] = *(void**)parameters[k];
   int code = kernel->emulate(kernel->address, kernel->arguments, arguments, config->grid,
                              config->block, config->shared_bytes, kernel->waits, 0);
-  return code ? kFailed : kSuccess;
+  // The host does not wait: who does, hears of it.
+  if (code) lost = kFailed;
+  return kSuccess;
 }
 
 }  // extern "C"

@@ -85,7 +85,7 @@ static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static unsigned current;
 static uint64_t progress;
-static bool broken;
+static bool broken, trapped;
 static Barrier block_barrier;
 static std::vector<Barrier> warp_barriers;
 static std::vector<uint64_t> lanes;
@@ -187,6 +187,9 @@ static bool run_block_of_fibers(bool backwards) {
 
 }  // namespace emulation
 
+// A kernel that faults; the rest of it does no harm.
+static inline void __trap() { emulation::trapped = true; }
+
 static inline void __syncthreads() { emulation::wait(emulation::block_barrier); }
 static inline void __syncwarp(unsigned = 0xffffffffu) {
   emulation::wait(emulation::warp_barriers[emulation::current / emulation::kWarp]);
@@ -210,7 +213,7 @@ static inline T __shfl_sync(unsigned, T value, int source, int width = 32) {
 #include "mma.h"
 
 // Launch a kernel; 0 if it ended well, 1 if threads wait for each other for ever, 2 if it has more
-// arguments than are known here.
+// arguments than are known here, 3 if it faulted.
 extern "C" int emulate(void* kernel, int count, void** arguments, const unsigned* grid,
                        const unsigned* block, unsigned dynamic_bytes, int waits, int backwards) {
   static auto table = emulation::table(std::make_index_sequence<200>());
@@ -237,5 +240,5 @@ extern "C" int emulate(void* kernel, int count, void** arguments, const unsigned
       emulation::run(kernel, arguments);
     }
   }
-  return 0;
+  return emulation::trapped ? 3 : 0;
 }
