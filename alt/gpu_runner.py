@@ -15,6 +15,7 @@ import numpy as np
 from alt.compiler import Model
 from alt.cuda.code import device_of, device_refusal
 from alt.cuda.gpu import Gpu
+from alt.cuda.nvcc import require_nvcc
 from alt.errors import AltError
 from alt.gpu_worker import GpuJob
 from alt.messages import Job, Limits, Timing
@@ -46,7 +47,8 @@ class GpuRunner(Runner):
         setup: as for `alt.runner.Runner`.
 
     Raises:
-        AltError: if the model cannot be compiled, or there is no GPU that its code runs on.
+        AltError: if the model cannot be compiled, or there is no nvcc or no GPU that its code runs
+            on.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class GpuRunner(Runner):
     ) -> None:
         gpu = resolve(target, threads)
         require_here(gpu, device)
+        require_nvcc()
         self._device = device
         self._images: tempfile.TemporaryDirectory[str] | None = tempfile.TemporaryDirectory(
             prefix="alt-images-"

@@ -192,6 +192,7 @@ def tune(
             finals.check_best(runner, chosen.seed + 1)
             tell("time conversions")
             finals.time_conversions(runner)
+    # A GPU's kernels run behind the host's back, and were timed with weights as cold as there.
     if not outcome.interrupted and not gpu:
         tell("time the best within the network")
         finals.time_in_place()

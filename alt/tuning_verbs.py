@@ -22,7 +22,7 @@ from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
 from alt.report import reports_of
 from alt.report_page import page
-from alt.target import physical_cores, resolve
+from alt.target import Machine, physical_cores, resolve
 from alt.tasks import tasks_of
 from alt.verbs import (
     Answer,
@@ -47,8 +47,9 @@ _STAGES = ("import", "simplify", "fuse", "layouts", "build")
 def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt tune`."""
     _make_state_folder(options)
-    if options.rpc is not None:  # the servers' cores, not this machine's
-        options.threads = options.threads or resolve(options.target).cores
+    if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
+        # The servers' cores, not this machine's.
+        options.threads = options.threads or machine.cores
     seconds = options.minutes * 60 if options.minutes is not None else None
     progress.tuning(Budget(options.trials, seconds))
     rounds = 0
@@ -79,6 +80,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 progress=progress,
                 rpc=options.rpc,
                 key=options.key,
+                device=options.device,
             )
     except KeyboardInterrupt:
         return _stopped(options, rounds)

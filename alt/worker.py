@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from alt.build import Program, build
+from alt.errors import AltError
 from alt.expected import Runnable, error_bound, error_of, expected, random_values, runnable
 from alt.graph import Graph, Value
 from alt.memory import RecentArrays
@@ -134,7 +135,10 @@ class Worker:
         try:
             return self._do(request)
         except Exception as problem:  # noqa: BLE001 - a candidate may raise anything
-            message = f"{type(problem).__name__}: {one_line(str(problem))}"
+            # Behind the first line of ours is what shows it; TVM's last one says what it is.
+            said = str(problem)
+            said = said.partition("\n")[0] if isinstance(problem, AltError) else said
+            message = f"{type(problem).__name__}: {one_line(said)}"
             return Measurement(status_of(message, failed), message=message)
 
     def _do(self, request: Request) -> Reply:

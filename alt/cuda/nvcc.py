@@ -87,14 +87,24 @@ def compile_source(
     Raises:
         AltError: if there is no nvcc, or it cannot compile for this architecture.
     """
+    nvcc = require_nvcc()
+    with ThreadPoolExecutor(processes or physical_cores()) as pool:
+        return list(pool.map(lambda part: _image(nvcc, part, arch, known), parts_of(source)))
+
+
+def require_nvcc() -> str:
+    """Where nvcc is.
+
+    Raises:
+        AltError: if there is none.
+    """
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         raise AltError(
             "compiling for CUDA needs nvcc, and none is on PATH; install the CUDA toolkit, or add "
             "its folder bin to PATH"
         )
-    with ThreadPoolExecutor(processes or physical_cores()) as pool:
-        return list(pool.map(lambda part: _image(nvcc, part, arch, known), parts_of(source)))
+    return nvcc
 
 
 def parts_of(source: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 from gxx import KERNEL
 
-from alt.errors import AltError
+from alt.memory import aligned_empty
 from alt.tasks import KernelTask
 from tuner.config import Config
 from tuner.task import Candidate
@@ -31,12 +31,16 @@ class Planted(KernelTask):
     def program(self, candidate, packed=None):
         loops = dict(candidate.loops)
         what = loops.pop("planted", "")
-        program = super().program(Candidate(candidate.layout, Config(loops)), packed)
+        kept = Candidate(candidate.layout, Config(loops))
+        if what == "cannot be launched":
+            small = replace(self.machine, most_shared_bytes=100)
+            return replace(self, machine=small, _variants={}).program(kept)
+        program = super().program(kept, packed)
         match what:
-            case "cannot be launched":
-                raise AltError("internal error in kernel k0: it has no threads")
             case "is wrong":
-                return replace(program, weights=(program.weights + 1).astype("uint8"))
+                weights = aligned_empty(program.weights.size)
+                weights[...] = program.weights ^ 1 << 4
+                return replace(program, weights=weights)
             case "":
                 return program
         source = program.library.source
