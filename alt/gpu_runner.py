@@ -47,8 +47,8 @@ class GpuRunner(Runner):
         setup: as for `alt.runner.Runner`.
 
     Raises:
-        AltError: if the model cannot be compiled, or there is no nvcc or no GPU that its code runs
-            on.
+        AltError: if the model cannot be compiled, there is no nvcc or no GPU that its code runs on,
+            or a small kernel does not work there.
     """
 
     def __init__(
@@ -90,8 +90,9 @@ class GpuRunner(Runner):
                 seed=seed,
                 setup=setup,
             )
+            self._require_working()
         except BaseException:
-            self._images.cleanup()
+            self.close()
             raise
 
     def _start(self, job: Job, size: int) -> Pool:

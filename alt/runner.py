@@ -55,6 +55,8 @@ class Runner:
         AltError: if the model cannot be compiled.
     """
 
+    _pool: Pool | None = None
+
     def __init__(
         self,
         model: Model,
@@ -97,7 +99,7 @@ class Runner:
         )
         self._best: dict[str, float] = {}
         self._references = RecentArrays(REFERENCE_BYTES)
-        self._pool: Pool | None = self._start(job, size)
+        self._pool = self._start(job, size)
 
     # --- what can be asked ----------------------------------------------------------------------
 
@@ -210,6 +212,23 @@ class Runner:
     def _start(self, job: Job, size: int) -> Pool:
         require_cpu(self._machine)
         return Pool(job, size)
+
+    def _require_working(self) -> None:
+        """Copy a small tensor with every worker, so that what fails later is a candidate's fault.
+
+        Raises:
+            AltError: if that does not work.
+        """
+        pool = self._open()
+        same = str(Layout.identity((1, 8)))
+        request = Convert((1, 8), "float32", same, same, self.timing)
+        pool.fill()
+        for hand in pool.hands:
+            pool.send(hand, request, self.limits.build_seconds + self.limits.run_seconds)
+        while any(hand.busy for hand in pool.hands):
+            for _, reply, _ in pool.wait():
+                if isinstance(reply, Measurement) and not reply.ok:
+                    raise AltError(f"a copy of 8 numbers does not work: {reply.message}")
 
     def _open(self, key: str | None = None) -> Pool:
         if self._pool is None:

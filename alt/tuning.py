@@ -145,7 +145,7 @@ def tune(
                 f"kernels for a GPU ({hardware.arch}) are measured on this machine only: leave out "
                 f"rpc={rpc!r}, and tune where the GPU is"
             )
-        name = require_here(hardware, device)
+        name, target = require_here(hardware, device), hardware
         make = partial(GpuRunner, device=device)
     elif device is not None:
         raise AltError(f"device={device!r} is for GPUs, and the target is a CPU: leave it out")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -185,8 +187,8 @@ def test_candidates_are_checked_anew_and_timed_cold(runner):
     before = runner.timing
     try:
         for timing in (
-            Timing(repeats=3, min_seconds=0.0005, flush_bytes=1 << 20),
-            Timing(repeats=3, min_seconds=0.0005, cold_weights=False),
+            replace(TIMING, repeats=3, flush_bytes=1 << 20),
+            replace(TIMING, repeats=3, cold_weights=False),
         ):
             runner.timing = timing
             (found,) = runner.measure(task, [candidate(task)])
@@ -219,6 +221,13 @@ def test_calls_in_turns_use_the_copies_of_the_weights_one_after_the_other():
         ready.arrays[len(task.inputs)][...] = tensors[len(task.inputs)].numpy()
         errors.append(error_of(ready, task.kernel.output, reference))
     assert [error < 1e-4 for error in errors] == [False, True, False, True]
+
+
+@pytest.mark.skipif("ALT_FAKE_SM" not in os.environ, reason="takes a GPU that has no memory")
+def test_a_gpu_on_which_nothing_runs_is_refused_at_once(monkeypatch):
+    monkeypatch.setenv("ALT_FAKE_BYTES", "10")
+    with pytest.raises(alt.AltError, match=r"copy of 8 numbers.*out of memory"):
+        GpuRunner(network()[0], "cuda", workers=1, timing=TIMING)
 
 
 def test_logs_of_other_gpus_are_refused(searched, tmp_path):
