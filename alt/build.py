@@ -218,10 +218,13 @@ def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, A
         key = kernel_key(kernel, plan.layouts, graph.constants)
         if key not in made:
             attrs = kernel.anchor.attrs if kernel.anchor is not None else {}
-            # A schedule found elsewhere is brought as near as this kernel's layouts allow.
-            choose = Given(attrs.get("loops", {}), strict=False)
+            # A schedule found elsewhere is brought as near as this kernel's layouts allow. On a GPU
+            # kernels do not depend on their neighbours, and there is no need to.
+            strict = isinstance(machine, Gpu) and "loops" in attrs
+            choose = Given(attrs.get("loops", {}), strict=strict)
             scope = scope_of(kernel, plan.layouts, graph.constants, machine, choose)
             body = sketch_for(scope)(scope)
+            choose.finish()
             name = f"k{len(made)}_{_identifier(kernel.name)}"
             functions[name] = scope.finish(body)
             made[key] = Step(kernel, name, tuple(scope.arguments), scope.notes)

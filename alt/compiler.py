@@ -123,7 +123,13 @@ def compile(  # noqa: A001 - the verb users know
         from alt.replay import kernels_of_log  # its packages are needed for nothing else
 
         kernels = kernels_of_log(
-            network, log, count, policy=policy, winograd=winograd, allow_partial=allow_partial
+            network,
+            log,
+            count,
+            policy=policy,
+            winograd=winograd,
+            allow_partial=allow_partial,
+            device=device,
         )
     module = assemble(
         network,

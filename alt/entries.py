@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,6 +18,8 @@ from primitives import Layout
 
 _MONOTONIC, _MONOTONIC_DARWIN = 1, 6
 """`CLOCK_MONOTONIC` of the C library."""
+
+_ZERO = tirx.IntImm("int64", 0)
 
 Call = tuple[Any, Sequence[Argument]]
 """A kernel's function, and the tensors that it is called with."""
@@ -72,33 +74,41 @@ def entry_points(
     """One entry calls every kernel, and another serves to time them.
 
     On a CPU that is `profile`, which reads the clock in between; on a GPU kernels run behind the
-    host's back, and it is `part`, which calls those from a first one up to a last.
+    host's back, and it is `part`, which calls those from a first one up to a last. A kernel alone
+    on a GPU has `turns`, which calls it many times, each time with another copy of the weights.
 
     Args:
         tensors: what they work on.
         calls: kernels in order.
         machine: what the code is for.
-        alone: leave the other entry out: nobody will ask, and it takes time to compile.
+        alone: for a kernel that is measured; a CPU does that with one entry only, and another would
+            take time to compile.
         main: the name of the first.
     """
     buffers = tensors.buffers()
 
-    def pointer(argument: Argument) -> Any:
-        name, offset = tensors.place(argument)
-        index = tirx.IntImm("int64", offset)
-        return tirx.address_of(tirx.BufferLoad(buffers[name], [index]))
+    def statements(weights: Any, start: Any) -> list[Any]:
+        """Every call, with weights that begin somewhere in a buffer."""
 
-    statements = [
-        tirx.Evaluate(ir.Call(function, [pointer(a) for a in arguments], ret_ty="int32"))
-        for function, arguments in calls
-    ]
-    arguments = list(buffers.values())
-    bodies = {main: (arguments, statements)}
-    if not alone and isinstance(machine, Gpu):
-        bodies["part"] = _part(arguments, statements)
+        def pointer(argument: Argument) -> Any:
+            name, offset = tensors.place(argument)
+            buffer, first = (weights, start) if name == "weights" else (buffers[name], _ZERO)
+            index = first + tirx.IntImm("int64", offset)
+            return tirx.address_of(tirx.BufferLoad(buffer, [index]))
+
+        return [
+            tirx.Evaluate(ir.Call(function, [pointer(a) for a in arguments], ret_ty="int32"))
+            for function, arguments in calls
+        ]
+
+    arguments, plain = list(buffers.values()), statements(buffers["weights"], _ZERO)
+    bodies = {main: (arguments, plain)}
+    if isinstance(machine, Gpu):
+        bodies |= {"turns": _turns(buffers, statements)} if alone else {}
+        bodies |= {} if alone else {"part": _part(arguments, plain)}
     elif not alone:
         darwin = "darwin" in str(machine.target.attrs.get("mtriple", ""))
-        bodies["profile"] = _profile(arguments, statements, darwin)
+        bodies["profile"] = _profile(arguments, plain, darwin)
     return {
         ir.GlobalVar(name): tirx.PrimFunc(taken, seq(*body)).with_attr("global_symbol", name)
         for name, (taken, body) in bodies.items()
@@ -120,6 +130,20 @@ def _profile(
     for number, call in enumerate(calls, 1):
         timed += [call, stamp(number)]
     return [*arguments, stamps], timed
+
+
+def _turns(
+    buffers: Mapping[str, Any], statements: Callable[[Any, Any], list[Any]]
+) -> tuple[list[Any], list[Any]]:
+    """Calls in a row; the last arguments are how many, the copies, and the bytes of each."""
+    count, copies = tirx.Var("count", "int32"), tirx.Var("copies", "int32")
+    stride, turn = tirx.Var("stride", "int64"), tirx.Var("turn", "int32")
+    weights = tirx.decl_buffer((tirx.Var("bytes", "int64"),), "uint8", "weights")
+    start = tirx.Cast("int64", tirx.truncmod(turn, copies)) * stride
+    body = seq(*statements(weights, start))
+    loop = tirx.For(turn, i32(0), count, tirx.ForKind.SERIAL, body)
+    arguments = list({**buffers, "weights": weights}.values())
+    return [*arguments, count, copies, stride], [loop]
 
 
 def _part(arguments: Sequence[Any], calls: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -26,10 +26,11 @@ from alt.target import Machine
 from primitives import Layout
 from primitives.reference import pack, unpack
 
-DIRECT, WINOGRAD = 1e-4, 1e-3
+DIRECT, WINOGRAD, ROUNDED = 1e-4, 1e-3, 1e-2
 """Largest errors allowed, relative to the largest magnitude of the result.
 
-Sums of some thousand products in another order differ by about 1e-6, Winograd's by 1e-5.
+Sums of some thousand products in another order differ by about 1e-6, Winograd's by 1e-5; factors
+that are rounded to ten bits first, as tensor cores take them, make about 1e-3 of it.
 """
 
 
@@ -262,6 +263,13 @@ def convolve_transposed(node: Node, x: np.ndarray, weight: np.ndarray) -> np.nda
     return whole[(slice(None), slice(None), *inside)]
 
 
-def error_bound(algorithm: str) -> float:
-    """The largest error that a candidate may have; see `DIRECT` and `WINOGRAD`."""
+def error_bound(algorithm: str, precision: str = "fp32") -> float:
+    """The largest error that a candidate may have; see `DIRECT`.
+
+    Args:
+        algorithm: of a convolution.
+        precision: of the factors of products: `fp32`, `tf32` or `fp16`.
+    """
+    if precision != "fp32":
+        return ROUNDED
     return WINOGRAD if algorithm.startswith("winograd") else DIRECT

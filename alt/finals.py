@@ -53,6 +53,7 @@ class Finals:
         policy: which layouts there are.
         winograd: whether Winograd's algorithm may be used.
         servers: where networks run; here if there are none.
+        device: the GPU that they run on.
     """
 
     network: Fused
@@ -63,6 +64,7 @@ class Finals:
     policy: LayoutPolicy
     winograd: bool
     servers: Servers | None
+    device: int | str | None = None
 
     def check_best(self, runner: Runner, seed: int) -> None:
         """Compare the fastest candidate of each task on fresh inputs; if wrong, the next."""
@@ -115,11 +117,17 @@ class Finals:
         return {variant: decide(choices, variant, self.log, self.header) for variant in VARIANTS}
 
     def assembled(self, decided: Mapping[Name, list[Kernel]]) -> dict[Name, Module]:
-        """Compiled networks by name."""
-        return {
-            name: assemble(self.network, kernels, self.threads, self.policy, self.winograd)
-            for name, kernels in decided.items()
-        }
+        """Compiled networks by name; those of equal kernels are one and the same."""
+        made: dict[Name, Module] = {}
+        for name, kernels in decided.items():
+            same = next((other for other in made if _equal(decided[other], kernels)), None)
+            made[name] = made[same] if same is not None else self._assembled(kernels)
+        return made
+
+    def _assembled(self, kernels: list[Kernel]) -> Module:
+        return assemble(
+            self.network, kernels, self.threads, self.policy, self.winograd, device=self.device
+        )
 
     def running(
         self, modules: Mapping[Name, Module]
@@ -157,3 +165,13 @@ class Finals:
 
     def _note(self, key: str, candidate: Candidate, measurement: Measurement, name: str) -> None:
         self.log.append(self.header.record(key, candidate, measurement, now(), name))
+
+
+def _equal(one: Sequence[Kernel], other: Sequence[Kernel]) -> bool:
+    """Whether the kernels of two variants were decided upon alike."""
+
+    def answers(kernel: Kernel) -> tuple[object, object]:
+        attrs = kernel.anchor.attrs if kernel.anchor is not None else {}
+        return attrs.get("layout"), attrs.get("loops")
+
+    return all(answers(a) == answers(b) for a, b in zip(one, other, strict=True))

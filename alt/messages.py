@@ -21,7 +21,7 @@ class Job:
 
     Attributes:
         model: a path, or the bytes of a model.
-        target: as text, or the dictionary that was given.
+        target: as text, as the dictionary that was given, or what became of it.
         shapes: shapes for inputs that have dynamic dimensions.
         constants: contents for inputs that are to be fixed.
         schedule_threads: threads that kernels are scheduled for, None for one a physical core.

@@ -21,6 +21,7 @@ from typing import IO
 from alt.errors import AltError
 from alt.messages import Job, Reply, Request
 from alt.worker import one_line, status_of
+from alt.zygote import end
 from tuner.task import Measurement, Status
 
 TOO_LONG = "took too long"
@@ -187,7 +188,7 @@ class Pool:
 
     def kill(self, hand: Hand) -> None:
         """End a worker."""
-        os.kill(hand.process, signal.SIGKILL)
+        end(hand.process)
         self._bury(hand)
 
     def _bury(self, hand: Hand) -> Measurement:

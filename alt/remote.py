@@ -20,15 +20,13 @@ import numpy as np
 
 from alt.compiler import Model
 from alt.errors import AltError
-from alt.messages import Convert, Job, Limits, Reply, Timing
+from alt.messages import Job, Limits, Reply, Timing
 from alt.policies import JOINT, LayoutPolicy
 from alt.pool import Hand, Pool
 from alt.remote_worker import NoDevice, RemoteJob
 from alt.runner import Runner
 from alt.servers import Servers
 from alt.target import resolve
-from primitives import Layout
-from tuner.task import Measurement
 
 WAIT_SECONDS = 60.0
 """So long a candidate waits for a server."""
@@ -111,7 +109,7 @@ class RemoteRunner(Runner):
             precision=precision,
         )
         try:
-            self._check_servers()
+            self._require_working()
         except BaseException:
             self.close()
             raise
@@ -124,20 +122,6 @@ class RemoteRunner(Runner):
             session_seconds=self._session_seconds,
         )
         return _RemotePool(remote, size)
-
-    def _check_servers(self) -> None:
-        """Copy a small tensor on every server."""
-        pool = self._open()
-        pool.fill()
-        same = str(Layout.identity((1, 8)))
-        for hand in pool.hands:
-            pool.send(
-                hand, Convert((1, 8), "float32", same, same, self.timing), self.limits.run_seconds
-            )
-        while any(hand.busy for hand in pool.hands):
-            for _, reply, _ in pool.wait():
-                if isinstance(reply, Measurement) and not reply.ok:
-                    raise AltError(f"a copy of 8 numbers does not work: {reply.message}")
 
 
 class _RemotePool(Pool):

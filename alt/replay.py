@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from importlib import metadata
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from alt.compiler import Fused
+from alt.cuda.code import device_of, device_refusal
+from alt.cuda.gpu import Gpu
 from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts
 from alt.select import MARGIN, VARIANTS, Choices, Conversion, Label, Variant, choices_of
-from alt.target import Machine, require_cpu
+from alt.target import Hardware
 from alt.tasks import KernelTask, tasks_of
+from tuner.errors import TuningError
 from tuner.log import TuningLog
 from tuner.records import Header
 from tuner.replay import choose_best
@@ -28,11 +32,61 @@ from tuner.task import Candidate, Measurement
 _LOGGER = logging.getLogger(__name__)
 
 
-def header_of(machine: Machine, threads: int) -> Header:
-    """What measurements on this machine are good for."""
-    target = {**machine.description, "cores": machine.cores, "threads": threads}
+def header_of(machine: Hardware, threads: int, device: str = "") -> Header:
+    """What measurements on this machine are good for.
+
+    Args:
+        machine: what was compiled for.
+        threads: of a CPU.
+        device: the name of the GPU that is there.
+    """
     versions = {"alt": metadata.version("alt-compiler"), "tvm": metadata.version("apache-tvm")}
+    if isinstance(machine, Gpu):
+        target: dict[str, Any] = {
+            "kind": "cuda",
+            "arch": machine.arch,
+            "device": device,
+            "cores": machine.cores,
+            "precision": machine.precision,
+        }
+    else:
+        target = {**machine.description, "cores": machine.cores, "threads": threads}
     return Header(target, versions)
+
+
+def header_for_replay(
+    log: TuningLog, machine: Hardware, threads: int, device: int | str | None = None
+) -> Header:
+    """The header whose measurements a network is to be replayed from.
+
+    For a GPU that is not here, measurements of any GPU of its kind will do, if they are of one.
+
+    Args:
+        log: with measurements.
+        machine: what is compiled for.
+        threads: of a CPU.
+        device: the GPU that the network will run on; the first one by default.
+
+    Raises:
+        TuningError: if there is no GPU here, and the log is of several that would fit.
+    """
+    if not isinstance(machine, Gpu):
+        return header_of(machine, threads)
+    here = device_of(device)
+    if device_refusal(machine.arch, here) is None:
+        return header_of(machine, threads, str(here.device_name))
+    # The one without a name is for what is said if none fits.
+    named = sorted({str(h.target.get("device", "")) for h in log.headers.values()} - {""})
+    headers = [header_of(machine, threads, name) for name in named]
+    known = {header.target_id for header in log.headers.values()}
+    fitting = [header for header in headers if header.target_id in known]
+    if len(fitting) > 1:
+        names = ", ".join(str(header.target["device"]) for header in fitting)
+        raise TuningError(
+            f"replay of the log {log.path}: it was measured on {names}, and none of them is here "
+            "to say which is meant; give a log of one of them"
+        )
+    return fitting[0] if fitting else header_of(machine, threads)
 
 
 def kernels_of_log(
@@ -43,6 +97,7 @@ def kernels_of_log(
     policy: LayoutPolicy = JOINT,
     winograd: bool = True,
     allow_partial: bool = False,
+    device: int | str | None = None,
 ) -> list[Kernel]:
     """The kernels of a network with what a log says about each.
 
@@ -53,13 +108,14 @@ def kernels_of_log(
         policy: which layouts there are.
         winograd: whether Winograd's algorithm may be used.
         allow_partial: leave kernels that the log does not know to the compiler.
+        device: the GPU that the network will run on.
 
     Raises:
         TuningError: if the log cannot be read, or does not cover the network.
     """
-    machine = require_cpu(network.machine)
+    machine = network.machine
     records = TuningLog.read(Path(log))
-    header = header_of(machine, threads)
+    header = header_for_replay(records, machine, threads, device)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
     tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
     applied = choose_best(records, list(tasks.values()), header, allow_partial=allow_partial)

@@ -95,7 +95,9 @@ def _target(report: Report) -> str:
         return f"<p>target {escape(report.target)}; what it is was lost with the log's header</p>"
     target = report.header.target
     main = ", ".join(
-        f"{name} {target[name]}" for name in ("mcpu", "threads", "cores") if name in target
+        f"{name} {target[name]}"
+        for name in ("mcpu", "device", "threads", "cores")
+        if name in target
     )
     versions = ", ".join(f"{name} {version}" for name, version in report.header.versions.items())
     rows = [(_text(name), _text(_short(value))) for name, value in target.items()]

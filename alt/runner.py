@@ -25,7 +25,7 @@ from alt.messages import Check, Convert, Job, Limits, Named, Request, Timing
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.pool import Hand, Pool
 from alt.storage import channels_blocked
-from alt.target import physical_cores, resolve
+from alt.target import physical_cores, require_cpu, resolve
 from primitives import Layout
 from tuner.task import Candidate, Measurement, Task
 
@@ -63,6 +63,7 @@ class Runner:
     """
 
     together = TOGETHER
+    _pool: Pool | None = None
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Runner:
         if workers is not None and workers < 1:
             raise AltError(f"cannot measure with {workers} workers: give at least 1")
         size = workers or physical_cores()
+        self._machine = machine
         self.timing = timing or Timing()
         self.limits = limits or Limits()
         self.overlap = overlap
@@ -107,7 +109,7 @@ class Runner:
         )
         self._best: dict[str, float] = {}
         self._references = RecentArrays(REFERENCE_BYTES)
-        self._pool: Pool | None = self._start(job, size)
+        self._pool = self._start(job, size)
 
     # --- what can be asked ----------------------------------------------------------------------
 
@@ -218,7 +220,25 @@ class Runner:
     # --- inside ---------------------------------------------------------------------------------
 
     def _start(self, job: Job, size: int) -> Pool:
+        require_cpu(self._machine)
         return Pool(job, size)
+
+    def _require_working(self) -> None:
+        """Copy a small tensor with every worker, so that what fails later is a candidate's fault.
+
+        Raises:
+            AltError: if that does not work.
+        """
+        pool = self._open()
+        same = str(Layout.identity((1, 8)))
+        request = Convert((1, 8), "float32", same, same, self.timing)
+        pool.fill()
+        for hand in pool.hands:
+            pool.send(hand, request, self.limits.build_seconds + self.limits.run_seconds)
+        while any(hand.busy for hand in pool.hands):
+            for _, reply, _ in pool.wait():
+                if isinstance(reply, Measurement) and not reply.ok:
+                    raise AltError(f"a copy of 8 numbers does not work: {reply.message}")
 
     def _open(self, key: str | None = None) -> Pool:
         if self._pool is None:

@@ -64,15 +64,13 @@ Hardware = Machine | Gpu
 
 
 def require_cpu(machine: Hardware) -> Machine:
-    """The machine as one that kernels are tuned on.
+    """The machine as a CPU.
 
     Raises:
         AltError: if it is a GPU.
     """
     if isinstance(machine, Gpu):
-        raise AltError(
-            f"kernels for GPUs ({machine.arch}) cannot be tuned yet; compile without a log"
-        )
+        raise AltError(f"this is for CPUs, and the target is a GPU ({machine.arch}): use 'llvm'")
     return machine
 
 
@@ -117,7 +115,7 @@ def last_cache_bytes() -> int:
     return _cache_bytes(3, _cache_bytes(2, 32 << 20))
 
 
-Target = str | Mapping[str, object] | tvm.target.Target
+Target = str | Mapping[str, object] | tvm.target.Target | Hardware
 
 
 @overload
@@ -150,7 +148,7 @@ def resolve(
         target: `"llvm"` for this machine and `"cuda"` for its GPU; a dictionary such as
             `{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}` or
             `{"kind": "cuda", "arch": "sm_90"}`, or a TVM target, for another one. `num-cores` sets
-            the cores of a CPU.
+            the cores of a CPU. What was resolved before is taken as it is.
         threads: threads that kernels are scheduled for; the physical cores by default. None for a
             GPU, which is always used whole.
         precision: what a GPU may multiply, see `alt.compile`.
@@ -159,6 +157,8 @@ def resolve(
     Raises:
         AltError: if the target is not one that ALT can compile for.
     """
+    if isinstance(target, Machine | Gpu):
+        return target
     if threads is not None and threads < 1:
         raise AltError(f"cannot compile for {threads} threads: give at least 1")
     if _is_cuda(target):

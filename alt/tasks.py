@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 
 from alt.build import Program, build, build_together, kernel_key
+from alt.cuda.gpu import Gpu
 from alt.decisions import COMPLEX, decide_storage, decided, storage_of, with_storage
 from alt.describe import operations
 from alt.features import Subject, describe_candidate, estimate_seconds
+from alt.gpu_features import describe_on_gpu, estimate_on_gpu
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
 from alt.memory import RecentArrays
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import Plan, wanted_border
-from alt.sketches import sketch_for
-from alt.sketches.scope import Scope
+from alt.sketches import scope_of, sketch_for
 from alt.storage import channels_blocked
-from alt.target import Machine
+from alt.target import Hardware, Machine
 from primitives import Layout
 from tuner.choices import Choose
 from tuner.config import Config
@@ -53,7 +54,7 @@ class KernelTask:
 
     kernel: Kernel
     constants: Mapping[Value, np.ndarray]
-    machine: Machine
+    machine: Hardware
     weight: int = 1
     policy: LayoutPolicy = JOINT
     winograd: bool = True
@@ -91,13 +92,13 @@ class KernelTask:
 
     @property
     def layouts(self) -> Space:
-        """Algorithms and layouts; empty for anything but convolutions."""
+        """Algorithms and layouts; empty for anything but convolutions, and on GPUs."""
         return Space(self._decide_layout)
 
     def _decide_layout(self, choose: Choose) -> None:
         anchor = self.kernel.anchor
         assert anchor is not None
-        if anchor.op in COMPLEX:
+        if anchor.op in COMPLEX and not isinstance(self.machine, Gpu):
             decide_storage(choose, anchor, self.machine, self.policy, self.winograd)
 
     def loops(self, layout: Config) -> Space:
@@ -106,7 +107,7 @@ class KernelTask:
 
         def ask(choose: Choose) -> None:
             for kernel in variant.kernels:
-                scope = Scope(
+                scope = scope_of(
                     kernel, variant.layouts, self.constants, self.machine, choose, asking=True
                 )
                 sketch_for(scope)(scope)
@@ -114,24 +115,26 @@ class KernelTask:
         return Space(ask)
 
     def features(self, candidates: Sequence[Candidate]) -> Floats:
-        """See `alt.features`."""
+        """See `alt.features`, and `alt.gpu_features`."""
         for candidate in candidates:
             if candidate not in self._features:
                 self._features[candidate] = self._described(candidate)
         return np.array([self._features[c] for c in candidates], dtype=np.float64)
 
     def _described(self, candidate: Candidate) -> list[float]:
-        return describe_candidate(self._subject(candidate))
+        if isinstance(self.machine, Gpu):
+            return describe_on_gpu(self.kernel, self.constants, candidate.loops, self.machine)
+        return describe_candidate(self._subject(candidate, self.machine))
 
-    def _subject(self, candidate: Candidate) -> Subject:
+    def _subject(self, candidate: Candidate, machine: Machine) -> Subject:
         variant = self._variant(candidate.layout)
-        return Subject(
-            variant.kernels, variant.layouts, self.constants, candidate.loops, self.machine
-        )
+        return Subject(variant.kernels, variant.layouts, self.constants, candidate.loops, machine)
 
     def estimate(self, candidate: Candidate) -> float:
-        """See `alt.features`."""
-        return estimate_seconds(self._subject(candidate))
+        """See `alt.features`, and `alt.gpu_features`."""
+        if isinstance(self.machine, Gpu):
+            return estimate_on_gpu(self.kernel, self.constants, candidate.loops, self.machine)
+        return estimate_seconds(self._subject(candidate, self.machine))
 
     def program(self, candidate: Candidate, packed: RecentArrays | None = None) -> Program:
         """Compile a candidate alone: its inputs and output are stored as the candidate says.
@@ -145,9 +148,9 @@ class KernelTask:
     def programs(
         self, candidates: Sequence[Candidate], packed: RecentArrays | None = None
     ) -> list[Program]:
-        """Compile candidates into one library, which takes less time; see `program`."""
-        if len(candidates) == 1:
-            return [self.program(candidates[0], packed)]
+        """Compile candidates: for a CPU into one library, which takes less time; see `program`."""
+        if len(candidates) == 1 or isinstance(self.machine, Gpu):
+            return [self.program(candidate, packed) for candidate in candidates]
         parts = [self._part(candidate) for candidate in candidates]
         return build_together(parts, self.machine, packed)
 
@@ -178,7 +181,7 @@ class KernelTask:
         chosen = decided(self.kernel, layout, Config({}))
         storage = storage_of(chosen, self.machine, self.policy, self.winograd)
         layouts: dict[Value, Layout] = {}
-        if storage is None:
+        if storage is None or isinstance(self.machine, Gpu):
             return _Variant((self.kernel,), layouts)
         kernels = with_storage(chosen, storage, self.machine, "transformed")
         x = anchor.inputs[0]
@@ -205,7 +208,7 @@ class _Variant:
 def tasks_of(
     kernels: Sequence[Kernel],
     constants: Mapping[Value, np.ndarray],
-    machine: Machine,
+    machine: Hardware,
     plan: Plan,
     policy: LayoutPolicy = JOINT,
     winograd: bool = True,
@@ -227,6 +230,8 @@ def tasks_of(
         layout = plan.layouts.get(kernel.output)
         border = layout.border[2:] if layout is not None else ()
         task = KernelTask(kernel, constants, machine, 1, policy, winograd, border)
+        if isinstance(machine, Gpu) and not task.loops(Config({})).default():
+            continue  # some kernels have one way only
         found.setdefault(task.key, [task, 0])[1] += 1
     tasks: dict[str, KernelTask] = {}
     for key, (task, count) in found.items():

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from alt.compiler import Model, Progress, fused
+from alt.cuda.gpu import Gpu
 from alt.errors import AltError
 from alt.finals import Finals, now
+from alt.gpu_runner import GpuRunner, require_here
 from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
@@ -22,7 +24,7 @@ from alt.replay import fastest_variant, header_of
 from alt.runner import Runner
 from alt.select import Variant
 from alt.servers import Servers
-from alt.target import physical_cores, require_cpu, resolve
+from alt.target import physical_cores, resolve
 from alt.tasks import KernelTask, tasks_of
 from alt.verify import verify as compare
 from tuner.boosted import Boosted
@@ -94,12 +96,14 @@ def tune(
     rpc: str | None = None,
     key: str = "",
     precision: str = "fp32",
+    device: int | str | None = None,
 ) -> Tuned:
     """Search the layouts and loops of a network's kernels; every measurement goes into a log.
 
     Args:
         model: a path, the bytes of a model, or a loaded one.
-        target: what is measured on: `"llvm"` for this machine, or what the servers at `rpc` are.
+        target: what is measured on: `"llvm"` for this machine, `"cuda"` for its GPU, or what the
+            servers at `rpc` are.
         minutes: how long to search; the network is then built and timed, which takes some more.
         trials: how many candidates to measure. Whichever of the two ends first ends the search;
             with neither it ends when nothing moves any more.
@@ -120,10 +124,11 @@ def tune(
         key: that these servers were started with.
         precision: what a GPU may multiply, as for `alt.compile`; what is measured with one of them
             is no use for another.
+        device: the GPU to measure on, by number or name; the first one by default.
 
     Raises:
         AltError: if the model cannot be compiled, the tuned network computes something else, or
-            there is no server to measure on.
+            there is no server or GPU to measure on.
         TuningError: if the log cannot be used.
     """
 
@@ -132,11 +137,25 @@ def tune(
             progress(stage, _STAGES.index(stage), len(_STAGES))
 
     policy = policy_of(layouts)
-    servers, make = None, Runner
-    if rpc is not None:
+    hardware = resolve(target, threads, precision, device)
+    gpu = isinstance(hardware, Gpu)
+    servers: Servers | None = None
+    make: Callable[..., Runner] = Runner
+    name = ""
+    if gpu:
+        if rpc is not None:
+            raise AltError(
+                f"kernels for a GPU ({hardware.arch}) are measured on this machine only: leave out "
+                f"rpc={rpc!r}, and tune where the GPU is"
+            )
+        name, target = require_here(hardware, device), hardware
+        make = partial(GpuRunner, device=device)
+    elif device is not None:
+        raise AltError(f"device={device!r} is for GPUs, and the target is a CPU: leave it out")
+    elif rpc is not None:
         servers = Servers.parse(rpc, key)
         servers.require()
-        threads = threads or resolve(target).cores
+        threads = threads or hardware.cores
         make = partial(RemoteRunner, rpc=rpc, key=key)
     network = fused(
         model,
@@ -148,9 +167,9 @@ def tune(
         tell=tell,
     )
     tell("prepare")
-    machine = require_cpu(network.machine)
+    machine = network.machine
     count = threads or min(machine.cores, physical_cores())
-    header = header_of(machine, count)
+    header = header_of(machine, count, name)
     path = Path(log) if log is not None else None
     records = TuningLog.open(path, header) if path is not None else TuningLog(Contents({}, (), ()))
     learnt = [TuningLog.read(Path(p)) for p in others]
@@ -179,13 +198,14 @@ def tune(
             model=Boosted(seed=chosen.seed),
             others=learnt,
         )
-        finals = Finals(network, tasks, records, header, threads, policy, winograd, servers)
+        finals = Finals(network, tasks, records, header, threads, policy, winograd, servers, device)
         if not outcome.interrupted:
             tell("check the best on fresh inputs")
             finals.check_best(runner, chosen.seed + 1)
             tell("time conversions")
             finals.time_conversions(runner)
-    if not outcome.interrupted:
+    # A GPU's kernels run behind the host's back, and were timed with weights as cold as there.
+    if not outcome.interrupted and not gpu:
         tell("time the best within the network")
         finals.time_in_place()
     tell("time the network")

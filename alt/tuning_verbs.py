@@ -22,7 +22,7 @@ from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
 from alt.report import reports_of
 from alt.report_page import page
-from alt.target import physical_cores, require_cpu, resolve
+from alt.target import Machine, physical_cores, resolve
 from alt.tasks import tasks_of
 from alt.verbs import (
     Answer,
@@ -47,8 +47,9 @@ _STAGES = ("import", "simplify", "fuse", "layouts", "build")
 def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt tune`."""
     _make_state_folder(options)
-    if options.rpc is not None:  # the servers' cores, not this machine's
-        options.threads = options.threads or resolve(options.target).cores
+    if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
+        # The servers' cores, not this machine's.
+        options.threads = options.threads or machine.cores
     seconds = options.minutes * 60 if options.minutes is not None else None
     progress.tuning(Budget(options.trials, seconds))
     rounds = 0
@@ -80,6 +81,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 rpc=options.rpc,
                 key=options.key,
                 precision=options.precision,
+                device=options.device,
             )
     except KeyboardInterrupt:
         return _stopped(options, rounds)
@@ -295,14 +297,15 @@ def _covered(
     options: argparse.Namespace, network: Fused, threads: int
 ) -> tuple[str, int, list[str]]:
     """The variant, how many tasks the log knows, and the names of those that it does not."""
-    from alt.replay import fastest_variant, header_of
+    from alt.replay import fastest_variant, header_for_replay
 
-    policy, machine = policy_of(options.layouts), require_cpu(network.machine)
+    policy, machine = policy_of(options.layouts), network.machine
     plan = plan_layouts(network.graph, network.kernels, machine, options.winograd, policy)
     tasks = tasks_of(
         network.kernels, network.graph.constants, machine, plan, policy, options.winograd
     )
-    log, header = TuningLog.read(options.log), header_of(machine, threads)
+    log = TuningLog.read(options.log)
+    header = header_for_replay(log, machine, threads)
     known = [key for key in tasks if log.best(key, header.target_id) is not None]
     missing = [task.name for key, task in tasks.items() if key not in known]
     return fastest_variant(log, tasks, header), len(known), missing

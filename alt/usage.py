@@ -284,6 +284,7 @@ def _tune(parser: argparse.ArgumentParser, usual: Path) -> None:
     add("--rpc", metavar="HOST:PORT", help=tracker)
     add("--key", default="", help="that these servers were started with")
     _target(parser)
+    _device(parser)
     _layouts(parser)
     methods = parser.add_argument_group("methods")
     add = methods.add_argument

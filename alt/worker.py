@@ -14,10 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
 from alt.build import Program, build
+from alt.cuda.gpu import Gpu
+from alt.errors import AltError
 from alt.expected import Runnable, error_bound, error_of, expected, random_values, runnable
 from alt.graph import Graph, Value
 from alt.memory import RecentArrays
@@ -35,7 +38,7 @@ from alt.messages import (
     Timing,
 )
 from alt.propagate import Plan, copy_kernel
-from alt.target import Machine, last_cache_bytes
+from alt.target import Hardware, Machine, last_cache_bytes, require_cpu
 from alt.tasks import KernelTask
 from alt.threads import use_threads
 from alt.timing import (
@@ -77,6 +80,7 @@ class Held:
         bound: the error that is allowed.
         key: of the task; of a conversion empty.
         file: its code, as the name and content of a file, if it is to run elsewhere.
+        linked: its code with that of its kernels, once it was loaded on a GPU.
         ready: the program with its memory, once it has run.
     """
 
@@ -86,6 +90,7 @@ class Held:
     bound: float
     key: str = ""
     file: tuple[str, bytes] | None = None
+    linked: Any = None
     ready: Runnable | None = None
 
 
@@ -101,7 +106,7 @@ class Worker:
 
     job: Job
     tasks: Mapping[str, KernelTask]
-    machine: Machine
+    machine: Hardware
     weights: RecentArrays = field(default_factory=lambda: RecentArrays(WEIGHT_BYTES))
     held: dict[int, Held] = field(default_factory=dict)
     references: dict[str, np.ndarray] = field(default_factory=dict)
@@ -122,7 +127,7 @@ class Worker:
                 request: Request = connection.recv()
             except (EOFError, ConnectionError):
                 return
-            _allow_memory(self.job.memory_bytes)
+            self._limit_memory()
             connection.send(self.answer(request))
 
     def answer(self, request: Request) -> Reply:
@@ -131,7 +136,10 @@ class Worker:
         try:
             return self._do(request)
         except Exception as problem:  # noqa: BLE001 - a candidate may raise anything
-            message = f"{type(problem).__name__}: {one_line(str(problem))}"
+            # Behind the first line of ours is what shows it; TVM's last one says what it is.
+            said = str(problem)
+            said = said.partition("\n")[0] if isinstance(problem, AltError) else said
+            message = f"{type(problem).__name__}: {one_line(said)}"
             return Measurement(status_of(message, failed), message=message)
 
     def _do(self, request: Request) -> Reply:
@@ -172,10 +180,11 @@ class Worker:
     def _built(self, named: Sequence[Named]) -> list[Held]:
         """Candidates of one task."""
         task = self.tasks[named[0].key]
+        precision = self.machine.precision if isinstance(self.machine, Gpu) else "fp32"
         programs = task.programs([each.candidate for each in named], self.weights)
         found: list[Held] = []
         for each, program in zip(named, programs, strict=True):
-            bound = error_bound(str(each.layout.get("algorithm", "")))
+            bound = error_bound(str(each.layout.get("algorithm", "")), precision)
             held = Held(program, task.inputs, task.kernel.output, bound, each.key)
             self._finish(held)
             found.append(held)
@@ -224,7 +233,11 @@ class Worker:
     @property
     def here(self) -> Machine:
         """The machine that computes references."""
-        return self.machine
+        return require_cpu(self.machine)
+
+    def _limit_memory(self) -> None:
+        """Let this process take as much as a candidate may, from now on."""
+        _allow_memory(self.job.memory_bytes)
 
     def _finish(self, held: Held) -> None:
         """The last step of building."""

@@ -19,10 +19,11 @@ from multiprocessing.connection import Connection
 
 from alt.compiler import fused
 from alt.errors import AltError
+from alt.gpu_worker import GpuJob, GpuWorker
 from alt.messages import Job
 from alt.propagate import plan_layouts
 from alt.remote_worker import RemoteJob, RemoteWorker
-from alt.target import Machine, require_cpu
+from alt.target import Hardware
 from alt.tasks import KernelTask, tasks_of
 from alt.worker import Worker
 
@@ -30,7 +31,7 @@ _DIE_WITH_PARENT = 1
 """`PR_SET_PDEATHSIG` of Linux."""
 
 
-def tasks_for(job: Job) -> tuple[dict[str, KernelTask], Machine]:
+def tasks_for(job: Job) -> tuple[dict[str, KernelTask], Hardware]:
     """The tasks of a job's network by key, and the machine they are for.
 
     Raises:
@@ -44,7 +45,7 @@ def tasks_for(job: Job) -> tuple[dict[str, KernelTask], Machine]:
         threads=job.schedule_threads,
         precision=job.precision,
     )
-    machine, known = require_cpu(network.machine), network.graph.constants
+    machine, known = network.machine, network.graph.constants
     plan = plan_layouts(network.graph, network.kernels, machine, job.winograd, job.policy)
     tasks = tasks_of(network.kernels, known, machine, plan, job.policy, job.winograd)
     if job.setup:
@@ -66,7 +67,7 @@ def serve(control: Connection) -> None:
     except AltError as problem:
         control.send(problem)
         return
-    kind = RemoteWorker if isinstance(job, RemoteJob) else Worker
+    kind = _kind_for(job)
     libc = ctypes.CDLL(None)
     # Objects made so far are shared with the workers: collecting garbage would copy their pages.
     gc.collect()
@@ -94,7 +95,21 @@ def serve(control: Connection) -> None:
         pass
     finally:
         for process in alive:
-            os.kill(process, signal.SIGKILL)
+            end(process)
+
+
+def _kind_for(job: Job) -> type[Worker]:
+    if isinstance(job, GpuJob):
+        return GpuWorker
+    return RemoteWorker if isinstance(job, RemoteJob) else Worker
+
+
+def end(process: int) -> None:
+    """Kill a worker, and what it has started: nvcc would go on for nobody."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except ProcessLookupError:  # it has not come to making a group of its own
+        os.kill(process, signal.SIGKILL)
 
 
 def _received(control: Connection) -> tuple[int, int]:
@@ -111,6 +126,7 @@ def _work(libc: ctypes.CDLL, parent: int, worker: Worker, connection: int, log: 
             libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
             if os.getppid() != parent:  # it died before we asked
                 return
+        os.setpgid(0, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -41,16 +44,59 @@ class Image:
     spilled_bytes: Mapping[str, int]
 
 
-def compile_source(source: str, arch: str, processes: int | None = None) -> list[Image]:
+@dataclass(frozen=True)
+class Images:
+    """A folder of images that were made before, by what they were made from.
+
+    Processes may share it: an image is there whole, or not at all.
+    """
+
+    folder: Path
+
+    def find(self, source: str, arch: str) -> Image | None:
+        """The image of a source, if there is one."""
+        try:
+            head, _, code = self._path(source, arch).read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        return Image(code, *json.loads(head))
+
+    def keep(self, source: str, arch: str, image: Image) -> None:
+        """Remember an image."""
+        head = json.dumps([dict(image.registers), dict(image.spilled_bytes)]).encode()
+        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+            file.write(head + b"\n" + image.code)
+        os.replace(file.name, self._path(source, arch))  # noqa: PTH105 - it is a name, no path
+
+    def _path(self, source: str, arch: str) -> Path:
+        made_from = "\n".join([*FLAGS, arch, source]).encode()
+        return self.folder / f"{hashlib.sha256(made_from).hexdigest()[:32]}.image"
+
+
+def compile_source(
+    source: str, arch: str, processes: int | None = None, known: Images | None = None
+) -> list[Image]:
     """Compile CUDA C, some kernels at a time.
 
     Args:
         source: kernels, each declared before all of them are defined.
         arch: what for: `sm_90`.
         processes: how many nvcc run at once; one a physical core by default.
+        known: images that are not made again; temporary files are put there, too.
 
     Raises:
         AltError: if there is no nvcc, or it cannot compile for this architecture.
+    """
+    nvcc = require_nvcc()
+    with ThreadPoolExecutor(processes or physical_cores()) as pool:
+        return list(pool.map(lambda part: _image(nvcc, part, arch, known), parts_of(source)))
+
+
+def require_nvcc() -> str:
+    """Where nvcc is.
+
+    Raises:
+        AltError: if there is none.
     """
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -58,8 +104,7 @@ def compile_source(source: str, arch: str, processes: int | None = None) -> list
             "compiling for CUDA needs nvcc, and none is on PATH; install the CUDA toolkit, or add "
             "its folder bin to PATH"
         )
-    with ThreadPoolExecutor(processes or physical_cores()) as pool:
-        return list(pool.map(lambda part: _compile(nvcc, part, arch), parts_of(source)))
+    return nvcc
 
 
 def parts_of(source: str) -> Iterator[str]:
@@ -71,8 +116,17 @@ def parts_of(source: str) -> Iterator[str]:
         yield head + "".join(kernels[first : first + KERNELS_A_FILE])
 
 
-def _compile(nvcc: str, source: str, arch: str) -> Image:
-    with tempfile.TemporaryDirectory(prefix="alt-nvcc-") as folder:
+def _image(nvcc: str, source: str, arch: str, known: Images | None) -> Image:
+    found = known.find(source, arch) if known is not None else None
+    if found is None:
+        found = _compile(nvcc, source, arch, known.folder if known is not None else None)
+        if known is not None:
+            known.keep(source, arch, found)
+    return found
+
+
+def _compile(nvcc: str, source: str, arch: str, place: Path | None) -> Image:
+    with tempfile.TemporaryDirectory(prefix="alt-nvcc-", dir=place) as folder:
         file, image = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
         file.write_text(source)
         command: Sequence[str] = [nvcc, *FLAGS, f"-arch={arch}", "-o", str(image), str(file)]

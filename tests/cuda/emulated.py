@@ -23,7 +23,7 @@ from alt.policies import policy_of
 from alt.propagate import plan_layouts
 
 SM_90 = {"kind": "cuda", "arch": "sm_90"}
-ENDS = ("", "its threads wait for each other for ever", "too many arguments")
+ENDS = ("", "its threads wait for each other for ever", "too many arguments", "it faulted")
 MARGIN, MARK = 512, 0xA5
 
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")

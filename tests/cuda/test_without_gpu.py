@@ -52,10 +52,18 @@ def environment(tmp_path_factory):
     return found
 
 
-def test_everything_that_runs_on_a_gpu(environment):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+@pytest.mark.parametrize(
+    ("file", "marks"),
+    [
+        ("test_on_gpu.py", "gpu"),
+        ("test_tuning_on_gpu.py", "gpu and not slow"),
+        pytest.param("test_tuning_on_gpu.py", "gpu and slow", marks=pytest.mark.slow),
+    ],
+)
+def test_everything_that_runs_on_a_gpu(environment, file, marks):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks]
     done = subprocess.run(
-        [*command, str(HERE / "test_on_gpu.py")],
+        [*command, str(HERE / file)],
         env=environment,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from alt.sketches.gpu.product import LANES, Product
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.swath import decide_blocks
 from alt.sketches.gpu.tensor_cores import CAPABILITY
-from alt.sketches.gpu.tiling import Precision, Problem, decide_tile
+from alt.sketches.gpu.tiling import Precision, Problem, cycles_of, decide_tile
 from alt.sketches.scope import Stmt, seq
 
 
@@ -29,6 +29,7 @@ def blocked_product(scope: GpuScope, product: Product, precision: Precision) -> 
     extents = prod(product.batch), product.rows, product.columns, product.depth
     problem = Problem(*extents, precision, _in_place(scope, product, precision))
     tile = decide_tile(scope.choose, problem, scope.gpu)
+    scope.cycles = cycles_of(tile, problem, scope.gpu)
     down, across = -(-product.rows // tile.rows), -(-product.columns // tile.columns)
     blocks = decide_blocks(scope.choose, product.batch, down, across)
     padded = scope.choose.one_of("pad", (True, False), True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from alt.elementary import Expr
 from alt.graph import Node
-from alt.sketches.gpu.block_tile import Tile, Work, decide_tile
+from alt.sketches.gpu.block_tile import Tile, Work, decide_tile, estimate_cycles
 from alt.sketches.gpu.channels import channel_inputs, reads_channels
 from alt.sketches.gpu.grid import with_indices
 from alt.sketches.gpu.results import Results
@@ -64,6 +64,7 @@ def convolution(scope: GpuScope) -> Stmt:
         groups=groups * len(every),
     )
     tile = decide_tile(scope.choose, work, scope.gpu)
+    scope.cycles = estimate_cycles(tile, work, scope.gpu)
     padded = False
     if prod(first.taps) > 1 and channels % tile.depth:
         padded = scope.choose.one_of("padded", (False, True), _pads_little(channels, tile.depth))

@@ -31,6 +31,7 @@ class GpuScope(Scope):
 
     Attributes:
         gpu: what the code is for.
+        cycles: what the busiest multiprocessor takes, as far as the sketch can tell.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class GpuScope(Scope):
     ) -> None:
         super().__init__(kernel, layouts, constants, gpu, choose, asking)
         self.gpu = gpu
+        self.cycles: float | None = None
 
     def launch(self, grid: Sequence[int], block: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
         """The loops over blocks and over the threads of each.
@@ -54,9 +56,9 @@ class GpuScope(Scope):
             body: what a thread does, called with its block's indices, then its own, as many as
                 `grid` and `block` have. A thread that has nothing to do must not skip a `sync`.
         """
+        self.notes["grid"], self.notes["threads"] = list(grid), list(block)
         if self.asking:
             return seq()
-        self.notes["grid"], self.notes["threads"] = list(grid), list(block)
         names = [f"blockIdx.{a}" for a in AXES[: len(grid)]]
         names += [f"threadIdx.{a}" for a in AXES[: len(block)]]
         extents = (*grid, *block)

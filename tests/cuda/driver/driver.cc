@@ -5,6 +5,9 @@
 //
 // A stream that is recorded runs nothing. What a graph launches reads and writes where it was
 // recorded to, so memory that was given back meanwhile is a fault, as on a device.
+//
+// As with the real one, a process whose parent used it before the fork gets errors only, and so does
+// everybody in a process in which a kernel faulted.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -26,7 +29,7 @@ extern "C" int emulate(void* kernel, int count, void** arguments, const unsigned
 
 namespace {
 
-constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kNotFound = 500;
+constexpr int kSuccess = 0, kInvalid = 1, kOutOfMemory = 2, kForked = 3, kNotFound = 500;
 constexpr int kNoContext = 201, kFailed = 719, kFault = 700, kCannotCapture = 900, kBroken = 901;
 constexpr int kDevices = 2;
 
@@ -44,6 +47,8 @@ struct LaunchConfig {
   unsigned count;
 };
 
+int lost;  // the error after which nothing works any more
+
 struct Launch {
   Kernel* kernel;
   unsigned grid[3], block[3], shared_bytes;
@@ -51,7 +56,9 @@ struct Launch {
   int run() {
     int code = emulate(kernel->address, kernel->arguments, arguments.data(), grid, block,
                        shared_bytes, kernel->waits, 0);
-    return code ? kFailed : kSuccess;
+    // The host does not wait: who does, hears of it.
+    if (code) lost = kFailed;
+    return kSuccess;
   }
 };
 using Graph = std::vector<Launch>;
@@ -67,6 +74,13 @@ thread_local int device;
 thread_local bool has_context;
 thread_local Stream* recording;  // of this thread: it must not wait or ask for memory meanwhile
 size_t direct, recorded, replayed, graphs;
+pid_t owner;
+
+// What every call answers from now on, if not success.
+int trouble() {
+  if (!owner) owner = getpid();
+  return owner == getpid() ? lost : kForked;
+}
 
 // What is not allowed while this thread records a stream.
 bool breaks_recording() {
@@ -96,6 +110,8 @@ const char* text_of(int error) {
     case kBroken: return "operation failed due to a previous error during capture";
     case kNoContext: return "invalid device context";
     case kFault: return "an illegal memory access was encountered";
+    case kForked: return "initialization error";
+    case kFailed: return "unspecified launch failure";
     default: return "the emulation failed";
   }
 }
@@ -111,13 +127,18 @@ void show_this_library() {
 
 extern "C" {
 
-int cudaGetDeviceCount(int* count) { return *count = kDevices, kSuccess; }
+int cudaGetDeviceCount(int* count) {
+  if (int error = trouble()) return error;
+  return *count = kDevices, kSuccess;
+}
 int cudaGetDevice(int* found) { return *found = device, kSuccess; }
 int cudaSetDevice(int wanted) {
+  if (int error = trouble()) return error;
   if (wanted < 0 || wanted >= kDevices) return kInvalid;
   return device = wanted, has_context = true, kSuccess;
 }
 int cudaDeviceGetAttribute(int* value, int attribute, int which) {
+  if (int error = trouble()) return error;
   if (which < 0 || which >= kDevices) return kInvalid;
   int sm = (int)number("ALT_FAKE_SM", 90);
   switch (attribute) {
@@ -138,6 +159,7 @@ int cuDeviceGetName(char* name, int length, int) {
 }
 int cudaMalloc(void** found, size_t size) {
   if (breaks_recording()) return kCannotCapture;
+  if (int error = trouble()) return error;
   std::lock_guard<std::mutex> lock(guard);
   if (used + size > memory()) return kOutOfMemory;
   *found = std::aligned_alloc(256, (size + 511) / 256 * 256);
@@ -160,6 +182,7 @@ int cudaMallocHost(void** found, size_t size) {
 }
 int cudaFreeHost(void* block) { return std::free(block), kSuccess; }
 int cudaMemGetInfo(size_t* left, size_t* all) {
+  if (int error = trouble()) return error;
   std::lock_guard<std::mutex> lock(guard);
   *all = memory();
   *left = *all - used;
@@ -167,9 +190,11 @@ int cudaMemGetInfo(size_t* left, size_t* all) {
 }
 int cudaMemcpyAsync(void* to, const void* from, size_t size, int, void*) {
   if (breaks_recording()) return kCannotCapture;
+  if (int error = trouble()) return error;
   return std::memcpy(to, from, size), kSuccess;
 }
 int cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, void*) {
+  if (int error = trouble()) return error;
   return std::memcpy(to, from, size), kSuccess;
 }
 int cudaGetLastError() { return kSuccess; }
@@ -179,21 +204,35 @@ const char* cudaGetErrorString(int error) { return text_of(error); }
 int cuGetErrorName(int error, const char** text) { return *text = text_of(error), kSuccess; }
 int cuGetErrorString(int error, const char** text) { return *text = text_of(error), kSuccess; }
 
-int cudaStreamCreate(void** stream) { return *stream = new Stream, kSuccess; }
+int cudaStreamCreate(void** stream) {
+  if (int error = trouble()) return error;
+  return *stream = new Stream, kSuccess;
+}
 int cudaStreamCreateWithFlags(void** stream, unsigned) { return cudaStreamCreate(stream); }
 int cudaStreamDestroy(void* stream) { return delete (Stream*)stream, kSuccess; }
-int cudaStreamSynchronize(void*) { return breaks_recording() ? kCannotCapture : kSuccess; }
+int cudaStreamSynchronize(void*) {
+  if (breaks_recording()) return kCannotCapture;
+  return trouble();
+}
 int cudaStreamWaitEvent(void*, void*, unsigned) { return kSuccess; }
 
 using Clock = std::chrono::steady_clock;
-int cudaEventCreate(void** event) { return *event = new Clock::time_point(), kSuccess; }
+int cudaEventCreate(void** event) {
+  if (int error = trouble()) return error;
+  return *event = new Clock::time_point(), kSuccess;
+}
 int cudaEventDestroy(void* event) { return delete (Clock::time_point*)event, kSuccess; }
 int cudaEventRecord(void* event, void*) {
+  if (int error = trouble()) return error;
   *(Clock::time_point*)event = Clock::now();
   return kSuccess;
 }
-int cudaEventSynchronize(void*) { return kSuccess; }
+int cudaEventSynchronize(void*) {
+  if (int error = trouble()) return error;
+  return kSuccess;
+}
 int cudaEventElapsedTime(float* ms, void* start, void* end) {
+  if (int error = trouble()) return error;
   auto passed = *(Clock::time_point*)end - *(Clock::time_point*)start;
   *ms = std::chrono::duration<float, std::milli>(passed).count();
   return kSuccess;
@@ -265,6 +304,7 @@ int cuTensorMapEncodeTiled(...) { return kInvalid; }
 
 // An image is what `nvcc` here writes: the size of a list of kernels, the list, a library.
 int cuModuleLoadData(void** found, const void* image) {
+  if (int error = trouble()) return error;
   const char* bytes = (const char*)image;
   size_t list_size, library_size;
   std::memcpy(&list_size, bytes, 8);
@@ -298,6 +338,7 @@ int cuModuleGetFunction(void** found, void* module, const char* name) {
 }
 int cuFuncSetAttribute(void*, int, int) { return kSuccess; }
 int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** parameters, void**) {
+  if (int error = trouble()) return error;
   if (!has_context) return kNoContext;
   if (number("ALT_FAKE_FAULT", 0)) return kFault;
   Launch launch{(Kernel*)function, {}, {}, config->shared_bytes, {}};

@@ -58,11 +58,15 @@ static inline T __ldg(const T* p) {
 extern "C" {
 void emulation_wait_for_block();
 void emulation_wait_for_warp();
+void emulation_trap();
 unsigned emulation_lane();
 // What the thread in another lane of the warp sends; all of them have to.
 uint64_t emulation_from_lane(uint64_t bits, unsigned source);
 extern unsigned char* emulation_dynamic_shared;
 }
+
+// A kernel that faults; the rest of it does no harm.
+static inline void __trap() { emulation_trap(); }
 
 static inline void __syncthreads() { emulation_wait_for_block(); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { emulation_wait_for_warp(); }

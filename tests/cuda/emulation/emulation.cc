@@ -36,6 +36,7 @@ static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static unsigned current;
 static uint64_t progress;
+static bool trapped;
 static Barrier block_barrier;
 static std::vector<Barrier> warp_barriers;
 static std::vector<uint64_t> lanes;
@@ -210,6 +211,7 @@ void emulation_wait_for_block() { emulation::wait(emulation::block_barrier); }
 void emulation_wait_for_warp() {
   emulation::wait(emulation::warp_barriers[emulation::current / emulation::kWarp]);
 }
+void emulation_trap() { emulation::trapped = true; }
 unsigned emulation_lane() { return emulation::current % emulation::kWarp; }
 uint64_t emulation_from_lane(uint64_t bits, unsigned source) {
   return emulation::from_lane(bits, source);
@@ -242,7 +244,7 @@ void alt_await_copies_but_2() { emulation::await(2); }
 void alt_await_copies_but_3() { emulation::await(3); }
 
 // Launch a kernel; 0 if it ended well, 1 if threads wait for each other for ever, 2 if it has more
-// arguments than are known here.
+// arguments than are known here, 3 if it faulted.
 int emulate(void* kernel, int count, void** arguments, const unsigned* grid, const unsigned* block,
             unsigned dynamic_bytes, int waits, int backwards) {
   static auto table = emulation::table(std::make_index_sequence<200>());
@@ -271,7 +273,7 @@ int emulate(void* kernel, int count, void** arguments, const unsigned* grid, con
       emulation::run(kernel, arguments);
     }
   }
-  return 0;
+  return emulation::trapped ? 3 : 0;
 }
 
 }  // extern "C"

@@ -1,0 +1,219 @@
+"""A worker that builds with nvcc and runs on a GPU.
+
+What is compared is computed on the CPU. CUDA is first used when a candidate runs, after the worker
+was forked: a process cannot use it if the one it was forked from did.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from alt.cuda.code import CudaCode, device_of
+from alt.cuda.gpu import Gpu
+from alt.cuda.lower import Lowered
+from alt.cuda.nvcc import Images, compile_source
+from alt.expected import Runnable, error_of
+from alt.memory import aligned
+from alt.messages import Job, Reply, Request, Timing
+from alt.target import Machine, resolve
+from alt.timing import CACHES, network_bytes
+from alt.worker import Held, Worker, one_line, wrong
+from tuner.task import Measurement, Status
+
+UNUSABLE = 70
+"""The exit code of a worker whose GPU does nothing for it any more."""
+
+MOST_CALLS = 20_000
+"""Of a sample; faster than a call in 0.2 microseconds is nothing."""
+
+
+@dataclass(frozen=True)
+class GpuJob(Job):
+    """A job whose candidates run on a GPU.
+
+    Attributes:
+        device: by number or name, as for `alt.compile`.
+        images: a folder for what nvcc makes, and for its temporary files.
+    """
+
+    device: int | str | None
+    images: str
+
+
+@dataclass
+class GpuWorker(Worker):
+    """See `alt.worker.Worker`."""
+
+    touched: bool = False
+    """Whether this process uses the GPU."""
+
+    def answer(self, request: Request) -> Reply:
+        """Do what is asked; if the GPU is lost by that, so is this process.
+
+        A kernel that faults takes everything with it that its process has on the device, and every
+        later call fails: the next candidate needs another process.
+        """
+        reply = super().answer(request)
+        if isinstance(reply, Measurement) and not reply.ok and self.touched:
+            try:
+                self.device.sync()
+            except Exception as problem:  # noqa: BLE001 - TVM raises several kinds
+                print(f"the GPU is lost: {_said(problem)}", file=sys.stderr, flush=True)
+                os._exit(UNUSABLE)
+        return reply
+
+    def _limit_memory(self) -> None:
+        """Not at all: CUDA takes address space for the memory of all devices."""
+
+    @property
+    def here(self) -> Machine:
+        """The CPU."""
+        return self.cpu
+
+    @cached_property
+    def cpu(self) -> Machine:
+        """The one of this machine."""
+        return resolve("llvm")
+
+    @property
+    def gpu(self) -> Gpu:
+        """What code is for."""
+        assert isinstance(self.machine, Gpu)
+        return self.machine
+
+    @property
+    def device(self) -> Any:
+        """Where candidates run."""
+        assert isinstance(self.job, GpuJob)
+        return device_of(self.job.device)
+
+    def _finish(self, held: Held) -> None:
+        assert isinstance(self.job, GpuJob)
+        lowered = held.program.library
+        assert isinstance(lowered, Lowered)
+        images = compile_source(lowered.source, self.gpu.arch, 1, Images(Path(self.job.images)))
+        launches = [{n: lowered.launches[n].to_dict() for n in i.registers} for i in images]
+        held.program.library = CudaCode(lowered.host, [i.code for i in images], launches)
+
+    def _measured(
+        self,
+        held: Held,
+        ready: Runnable,
+        reference: np.ndarray | None,
+        timing: Timing,
+        best: float = inf,
+    ) -> Measurement:
+        """Run once, compare, time by the device's clock; without a reference only time."""
+        self.touched = True
+        code = held.program.library
+        # Linking twice would load the code twice.
+        library = held.linked = held.linked or code.linked()
+        *filled, arena = ready.arrays
+        tensors = [self._placed(array) for array in filled]
+        tensors.append(self._room(arena.size, "uint8"))
+        output = len(held.inputs)
+        error = None
+        if reference is not None:
+            library["main"](*tensors)
+            self.device.sync()
+            stored = ready.arrays[output]
+            stored[...] = tensors[output].numpy()
+            error = error_of(ready, held.output, reference)
+            if not error <= held.bound:
+                return wrong(error, held.bound)
+        clock = _Clock(library, self.device, tensors, ready.program.weights.size)
+        fastest = clock.calibrated(timing)
+        if fastest > timing.hopeless * best:
+            return Measurement(Status.ok, (fastest,), error)
+        if timing.flush_bytes:
+            return Measurement(Status.ok, clock.flushed(timing), error)
+        calls = calls_of(timing, fastest)
+        if timing.cold_weights:
+            clock = self._with_cold_weights(clock, ready.program.weights, calls)
+        return Measurement(Status.ok, clock.samples(calls, timing.repeats), error)
+
+    def _with_cold_weights(self, clock: _Clock, weights: np.ndarray, calls: int) -> _Clock:
+        """A clock whose calls use copies of the weights in turns; see `alt.timing.ColdWeights`."""
+        stride = aligned(weights.size)
+        constants = (a for task in self.tasks.values() for a in task.constants.values())
+        most = min(network_bytes(constants), int(CACHES * self.gpu.l2_bytes))
+        copies = min(most // stride, calls)
+        if copies < 2:
+            return clock
+        block = np.zeros((copies, stride), np.uint8)
+        block[:, : weights.size] = weights
+        *before, _, arena = clock.tensors
+        tensors = [*before, self._placed(block.reshape(-1)), arena]
+        return _Clock(clock.library, self.device, tensors, stride, copies)
+
+    def _room(self, elements: int, dtype: str) -> Any:
+        return tvm.runtime.empty((max(elements, 1),), dtype, self.device)
+
+    def _placed(self, array: np.ndarray) -> Any:
+        return self._room(array.size, str(array.dtype)).copyfrom(array.reshape(-1))
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Times a kernel by events on the device.
+
+    The calls of a sample follow each other without the host waiting, so that launching one takes
+    place while another runs; of a kernel that is faster than a launch, launches are timed.
+
+    Attributes:
+        library: loaded there.
+        device: where.
+        tensors: what `main` takes.
+        stride: bytes from one copy of the weights to the next.
+        copies: how many there are.
+    """
+
+    library: Any
+    device: Any
+    tensors: list[Any]
+    stride: int
+    copies: int = 1
+
+    def samples(self, calls: int, repeats: int) -> tuple[float, ...]:
+        """Seconds of a call, some times; each is the mean of so many calls."""
+        evaluate = self.library.time_evaluator(
+            "turns", self.device, number=1, repeat=repeats, min_repeat_ms=0
+        )
+        found = evaluate(*self.tensors, calls, self.copies, self.stride)
+        return tuple(float(s) / calls for s in found.results)
+
+    def flushed(self, timing: Timing) -> tuple[float, ...]:
+        """Seconds of single calls, after each of which so much memory was written."""
+        evaluate = self.library.time_evaluator(
+            "main",
+            self.device,
+            number=1,
+            repeat=timing.repeats,
+            min_repeat_ms=0,
+            cache_flush_bytes=timing.flush_bytes,
+        )
+        return tuple(float(s) for s in evaluate(*self.tensors).results)
+
+    def calibrated(self, timing: Timing) -> float:
+        """The seconds of a call, when the device has warmed up for a sample."""
+        (once,) = self.samples(1, 1)
+        calls = calls_of(timing, once)
+        return self.samples(calls, 1)[0] if calls > 1 else once
+
+
+def calls_of(timing: Timing, seconds: float) -> int:
+    """How many calls fill a sample."""
+    return min(max(1, ceil(timing.min_seconds / max(seconds, 1e-9))), MOST_CALLS)
+
+
+def _said(problem: Exception) -> str:
+    return one_line(str(problem)) or type(problem).__name__
