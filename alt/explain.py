@@ -145,6 +145,7 @@ class Explanation:
 
         return {
             "threads": self.threads,
+            "runs_on": self.runs_on,
             "peak_flops": self.peak_flops,
             "kernel_seconds": self.kernel_seconds,
             "whole_seconds": self.whole_seconds,

@@ -18,6 +18,7 @@ import alt
 from alt.cuda.gpu import gpu_of
 from alt.cuda.graphs import MOST_GRAPHS, driver
 from alt.module import random_inputs
+from alt.verify import PRECISION_TOLERANCES, verify
 
 pytestmark = [
     pytest.mark.gpu,
@@ -129,6 +130,18 @@ def test_empty_tensors():
     inputs = {"x": np.zeros((0, 3), np.float32), "z": array(2, 3)}
     proto = model([node("Relu", "x", "y"), node("Concat", "y z", "w", axis=0)], inputs, ["w"])
     assert_same(alt.compile(proto, "cuda")(**inputs), run_reference(proto, inputs))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_less_precision_is_verified_with_its_own_tolerance(precision, monkeypatch):
+    x = {"x": array(40, 64)}
+    proto = model([node("MatMul", "x w", "y")], x, ["y"], {"w": array(64, 48)})
+    compiled = alt.compile(proto, "cuda", precision=precision, verify=True)
+    explanation = compiled.explain(repeats=1)
+    assert precision in explanation.runs_on
+    assert explanation.kernels[0].schedule["precision"] == precision
+    monkeypatch.setitem(PRECISION_TOLERANCES, precision, 0.0)
+    assert not verify(proto, compiled).ok
 
 
 def test_devices_by_name_and_number():
