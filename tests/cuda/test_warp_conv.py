@@ -29,6 +29,7 @@ from alt.cuda.nvcc import compile_source
 from alt.decisions import decided
 from alt.propagate import plan_layouts
 from alt.sketches import scope_of, sketch_for
+from alt.sketches.gpu.tiling import Problem, choose_tile, cycles_of
 from primitives import Layout
 from primitives.reference import pack, unpack
 from tuner.choices import Chooser, Config, Default, Infeasible
@@ -68,7 +69,14 @@ DECIDED = [
     Case((3, 36, 4, 6), (70, 36, 1, 1), {}, ("bias", "add")),
     Case((2, 64, 5, 5), (48, 32, 1, 1), {"group": 2}, ("relu",)),
     Case((1, 20, 5, 5), (20, 12, 4, 4), {"strides": [2, 2]}, op="ConvTranspose"),
+    Case((1, 24, 17, 17), (20, 24, 3, 3), SAME),
 ]
+WIDE = Config({
+    **ON_TENSOR_CORES,
+    "warp_rows": 16, "warp_columns": 64, "warps_down": 1, "warps_across": 4,
+    "depth": 32, "stages": 2, "slices": 1, "padded": True,
+})  # fmt: skip
+"""Whose threads have more than one place each, as in large networks; for the last of `DECIDED`."""
 
 
 class OnTensorCores(Default):
@@ -123,7 +131,7 @@ def test_numbers_of_all_kinds(precision):
 
 def check_decisions(precision: str, seed: int) -> None:
     network = network_of_all(DECIDED, precision)
-    decisions = random_decisions(network, seed)
+    decisions = {**random_decisions(network, seed), len(DECIDED) - 1: WIDE}
     program = with_decisions(network, lambda number: decisions[number])
     check_all(network, program, DECIDED, precision)
 
@@ -242,6 +250,31 @@ def test_groups_of_few_channels_stay_with_threads():
     case = Case((16, 128, 28, 28), (128, 4, 3, 3), {**SAME, "group": 32})
     for precision in PRECISIONS:
         assert loops_by_rule(case, precision)["units"] == "threads"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_convolutions_of_single_places_are_like_products_of_matrices(precision):
+    network = network_of_all([Case((4, 64, 14, 14), (96, 64, 1, 1))], precision)
+    problem = Problem(1, 96, 4 * 196, 64, precision, precision == "tf32")
+    best = choose_tile(problem, gpu(precision))
+    program = with_decisions(network, lambda _: ON_TENSOR_CORES)
+    notes = program.steps[-1].notes
+    assert notes["tile"] == [best.rows, best.columns, best.depth]
+    # Where four places are read at once, that is with one instruction.
+    assert best.copies or notes["vector"] == 4
+
+
+def test_elements_that_are_gathered_cost_something():
+    machine = gpu("fp16")
+    plain = Problem(1, 128, 12544, 1152, "fp16")
+    tile = choose_tile(plain, machine)
+    costs = [
+        cycles_of(tile, replace(plain, gathering=(0.0, each)), machine) for each in (0.0, 4.0, 12.0)
+    ]
+    assert costs[0] < costs[1] < costs[2]
+    # Then it pays to use them for more channels.
+    dear = choose_tile(replace(plain, gathering=(0.0, 12.0)), machine)
+    assert dear.rows >= tile.rows
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
