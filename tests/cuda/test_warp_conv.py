@@ -1,4 +1,11 @@
-"""Convolutions on tensor cores, emulated, against NumPy."""
+"""Convolutions on tensor cores, emulated, against NumPy.
+
+Planted, and caught here: places behind the last read what they would; no bounds of the image; one
+of the factors not rounded to tf32; halves swapped; all pieces of a thread at its first place; no
+wait for copied weights; all groups read the input of the first, or look up its steps; channels,
+steps or stages that only fill up are read; phases share the swath of the first; vectors of places
+where there are none.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conv_models import Case, run_both_ways
+from conv_models import Case
 from emulated import Emulation, needs_gxx, planned
 from matrix_products import gpu
 from test_conv_bounds import ends_well
@@ -29,6 +36,7 @@ from alt.cuda.nvcc import compile_source
 from alt.decisions import decided
 from alt.propagate import plan_layouts
 from alt.sketches import scope_of, sketch_for
+from alt.sketches.gpu.tiling import Problem, choose_tile, cycles_of
 from primitives import Layout
 from primitives.reference import pack, unpack
 from tuner.choices import Chooser, Config, Default, Infeasible
@@ -68,7 +76,14 @@ DECIDED = [
     Case((3, 36, 4, 6), (70, 36, 1, 1), {}, ("bias", "add")),
     Case((2, 64, 5, 5), (48, 32, 1, 1), {"group": 2}, ("relu",)),
     Case((1, 20, 5, 5), (20, 12, 4, 4), {"strides": [2, 2]}, op="ConvTranspose"),
+    Case((1, 24, 17, 17), (20, 24, 3, 3), SAME),
 ]
+WIDE = Config({
+    **ON_TENSOR_CORES,
+    "warp_rows": 16, "warp_columns": 64, "warps_down": 1, "warps_across": 4,
+    "depth": 32, "stages": 2, "slices": 1, "padded": True,
+})  # fmt: skip
+"""Whose threads have more than one place each, as in large networks; for the last of `DECIDED`."""
 
 
 class OnTensorCores(Default):
@@ -123,7 +138,7 @@ def test_numbers_of_all_kinds(precision):
 
 def check_decisions(precision: str, seed: int) -> None:
     network = network_of_all(DECIDED, precision)
-    decisions = random_decisions(network, seed)
+    decisions = {**random_decisions(network, seed), len(DECIDED) - 1: WIDE}
     program = with_decisions(network, lambda number: decisions[number])
     check_all(network, program, DECIDED, precision)
 
@@ -150,9 +165,12 @@ def test_numbers_for_other_storage(precision):
         Case((2, 8, 6, 5), (12, 8, 3, 3), SAME, ("bias", "add", "relu")),
         Case((2, 16, 6, 6), (8, 16, 1, 1), {}, ("bias", "relu")),
         Case((1, 12, 6, 6), (16, 6, 3, 3), {"strides": [2, 2], "group": 2}, ("bias",)),
+        # Its phases have 63, 42, 42 and 28 places.
+        Case((7, 4, 3, 3), (4, 8, 3, 3), {**SAME, "strides": [2, 2]}, op="ConvTranspose"),
     ]
     network = network_of_all(cases, precision)
-    kernels = [decided(k, Config({}), ON_TENSOR_CORES) for k in network.kernels]
+    loops = Config({**ON_TENSOR_CORES, "warp_rows": 16, "warps_down": 1})
+    kernels = [decided(k, Config({}), loops) for k in network.kernels]
     plan = plan_layouts(network.graph, kernels, network.machine)
 
     def stored(shape: tuple[int, ...], blocks: bool) -> Layout:
@@ -185,17 +203,27 @@ def test_infinities_beside_the_image_do_not_leak():
     case = Case((2, 12, 5, 5), (8, 12, 3, 3), SAME)
     for stages, padded in ((2, False), (3, True)):
         network = network_of_all([case], "tf32")
-        loops = Config({**ON_TENSOR_CORES, "stages": stages, "padded": padded, "depth": 16})
+        some = {"stages": stages, "padded": padded, "depth": 16, "slices": 2}
+        loops = Config({**ON_TENSOR_CORES, **some})
         program = with_decisions(network, lambda _, loops=loops: loops)
+        emulation = Emulation(program)
         numbers = numbers_of(0, case)
         clean = {**numbers, "x": np.concatenate([numbers["x"][:1]] * 2)}
         given = clean["x"].copy()
         given[1] = given[0, :, 4] = np.inf  # rows 0 to 2 read rows up to 3
-        found = run_both_ways(program, [given])
+        (found,) = emulation([given])
         assert np.isfinite(found[0, :, :3]).all()
-        expected = run_both_ways(program, [clean["x"]])
+        (expected,) = emulation([clean["x"]])
         check(expected, case, clean, "tf32")
         np.testing.assert_array_equal(found[0, :, :3], expected[0, :, :3])
+        # One that is in the image has its sign there, also where steps are only filled up.
+        given = clean["x"].copy()
+        given[0, 0, 2, 2] = np.inf
+        (found,) = emulation([given])
+        reached = np.isinf(found[0]).all(0)
+        assert not np.isnan(found).any()
+        assert reached[1:4, 1:4].all()
+        assert reached.sum() == 9
 
 
 @needs_gxx
@@ -242,6 +270,31 @@ def test_groups_of_few_channels_stay_with_threads():
     case = Case((16, 128, 28, 28), (128, 4, 3, 3), {**SAME, "group": 32})
     for precision in PRECISIONS:
         assert loops_by_rule(case, precision)["units"] == "threads"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_convolutions_of_single_places_are_like_products_of_matrices(precision):
+    network = network_of_all([Case((4, 64, 14, 14), (96, 64, 1, 1))], precision)
+    problem = Problem(1, 96, 4 * 196, 64, precision, precision == "tf32")
+    best = choose_tile(problem, gpu(precision))
+    program = with_decisions(network, lambda _: ON_TENSOR_CORES)
+    notes = program.steps[-1].notes
+    assert notes["tile"] == [best.rows, best.columns, best.depth]
+    # Where four places are read at once, that is with one instruction.
+    assert best.copies or notes["vector"] == 4
+
+
+def test_elements_that_are_gathered_cost_something():
+    machine = gpu("fp16")
+    plain = Problem(1, 128, 12544, 1152, "fp16")
+    tile = choose_tile(plain, machine)
+    costs = [
+        cycles_of(tile, replace(plain, gathering=(0.0, each)), machine) for each in (0.0, 4.0, 12.0)
+    ]
+    assert costs[0] < costs[1] < costs[2]
+    # Then it pays to use them for more channels.
+    dear = choose_tile(replace(plain, gathering=(0.0, 12.0)), machine)
+    assert dear.rows >= tile.rows
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -48,7 +48,10 @@ def tiles_well(node: Node) -> bool:
 
 
 def convolution(scope: GpuScope) -> Stmt:
-    """A convolution of any rank, groups, strides and dilations, whose weights are constants."""
+    """A convolution of any rank, groups, strides and dilations, whose weights are constants.
+
+    On tensor cores, where the precision allows them and they gain something; else thread by thread.
+    """
     node = scope.kernel.anchor
     assert node is not None
     precision = scope.gpu.precision

@@ -25,6 +25,9 @@ SHARED_BYTES_A_CYCLE = 128.0
 MEMORY_BYTES_A_CYCLE = 24.0
 """What one multiprocessor gets from the second-level cache while the others read too."""
 
+ISSUED_A_CYCLE = 128.0
+"""Instructions of threads that one multiprocessor starts."""
+
 SYNC_CYCLES = 60.0
 """Of a step, in which all threads of a block wait for each other."""
 
@@ -50,6 +53,8 @@ class Problem:
         precision: what is multiplied.
         in_place: whether words in shared memory are those of memory, four at a time, so that they
             can be copied without passing through registers.
+        gathering: instructions of a thread for each element of the left and of the right factor,
+            where those are not read several at a time.
     """
 
     count: int
@@ -58,6 +63,7 @@ class Problem:
     depth: int
     precision: Precision = "fp32"
     in_place: bool = False
+    gathering: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -220,9 +226,11 @@ def cycles_of(tile: Tile, problem: Problem, gpu: Gpu) -> float:
     warp_reads = (tile.warp_rows + tile.warp_columns) * tile.down * tile.across
     shared = (warp_reads + tile.rows + tile.columns) * terms * each / SHARED_BYTES_A_CYCLE
     memory = (tile.rows + tile.columns) * terms * 4 / MEMORY_BYTES_A_CYCLE
-    slowest = max(arithmetic, shared, memory)
+    gathered = tile.rows * problem.gathering[0] + tile.columns * problem.gathering[1]
+    issue = gathered * terms / ISSUED_A_CYCLE
+    slowest = max(arithmetic, shared, memory, issue)
     # What could go on at the same time never quite does.
-    work = slowest + OVERLAP * (arithmetic + shared + memory - slowest)
+    work = slowest + OVERLAP * (arithmetic + shared + memory + issue - slowest)
     if tile.stages == 1:
         step = max(STEP_CYCLES + work, together * work) + 2 * SYNC_CYCLES
     else:

@@ -24,13 +24,21 @@ from alt.sketches.gpu.elementwise import VECTOR_DTYPES
 from alt.sketches.gpu.grid import with_indices
 from alt.sketches.gpu.packed_weights import packed_weights
 from alt.sketches.gpu.panel import Panel
-from alt.sketches.gpu.patches import patches
+from alt.sketches.gpu.patches import patches, reading
 from alt.sketches.gpu.product import Results
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.separable import Separable, separable, stored
 from alt.sketches.gpu.staging import Steps, steps_of
 from alt.sketches.gpu.swath import Blocks, decide_blocks
-from alt.sketches.gpu.tiling import Precision, Problem, Tile, choose_tile, cycles_of, decide_tile
+from alt.sketches.gpu.tiling import (
+    DEPTHS,
+    Precision,
+    Problem,
+    Tile,
+    choose_tile,
+    cycles_of,
+    decide_tile,
+)
 from alt.sketches.scope import Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry, phases
 from primitives.tensorir import tirx
@@ -48,11 +56,12 @@ def goes_to_tensor_cores(scope: GpuScope, precision: Precision) -> bool:
     """
     node = scope.kernel.anchor
     assert node is not None
-    if precision == "fp32" or stored(scope, node.inputs[0]) is None:
+    images = stored(scope, node.inputs[0])
+    if precision == "fp32" or images is None:
         return False
     if not any(prod(p.taps) for p in phases(node) if prod(p.count)):
         return False  # nothing is multiplied
-    problem = _problem(node, precision, _channels_across(scope))
+    problem = _problem(scope, node, images, precision)
     groups, _, outputs = geometry(node)
     work = Work(prod(node.output.shape) // outputs // groups, outputs, problem.depth, groups)
     return scope.choose.one_of("units", UNITS, UNITS[_gains(problem, work, scope.gpu)]) == UNITS[1]
@@ -65,15 +74,29 @@ def _gains(problem: Problem, work: Work, gpu: Gpu) -> bool:
     return cycles_of(choose_tile(problem, gpu), problem, gpu) <= by_threads
 
 
-def _problem(node: Node, precision: Precision, channels_across: bool) -> Problem:
+GATHERING, LOOKING_UP = 4.0, 12.0
+"""Instructions for an element of the input that is read alone, by what nvcc makes of it; and if it
+is looked up where, as for few channels."""
+
+
+def _problem(scope: GpuScope, node: Node, images: Separable, precision: Precision) -> Problem:
     """What decides about the tiles of a convolution: its largest phase, as often as there are."""
     groups, channels, outputs = geometry(node)
     every = [p for p in phases(node) if prod(p.count)]
+    largest = max(every, key=lambda p: prod(p.taps))
     places = node.output.shape[0] * max(prod(p.count) for p in every)
-    extents = (places, outputs) if channels_across else (outputs, places)
-    depth = max(1, channels * max(prod(p.taps) for p in every))
+    depth = max(1, channels * prod(largest.taps))
+    shallow = min(DEPTHS[precision])
+    steps = steps_of(node, largest, shallow, padded=False)
+    _, lanes = reading(node, largest, images, steps)
+    looks_up = prod(largest.taps) > 1 and channels < shallow
+    gathering = 0.0 if lanes > 1 else LOOKING_UP if looks_up else GATHERING
+    across = _channels_across(scope)
+    extents = (places, outputs) if across else (outputs, places)
+    instructions = (gathering, 0.0) if across else (0.0, gathering)
     # Words of tf32 are those of memory, and can be copied one by one.
-    return Problem(groups * len(every), *extents, depth, precision, precision == "tf32")
+    in_place = precision == "tf32"
+    return Problem(groups * len(every), *extents, depth, precision, in_place, instructions)
 
 
 def _channels_across(scope: GpuScope) -> bool:
@@ -104,7 +127,7 @@ def warp_convolution(scope: GpuScope, precision: Precision) -> Stmt:
     assert images is not None, "the caller asks whether the input is stored such that this works"
     across = _channels_across(scope)
     every = [p for p in phases(node) if prod(p.count)]
-    tile = decide_tile(scope.choose, _problem(node, precision, across), scope.gpu)
+    tile = decide_tile(scope.choose, _problem(scope, node, images, precision), scope.gpu)
     aligned = True
     if max(prod(p.taps) for p in every) > 1 and channels % tile.depth:
         aligned = scope.choose.one_of("padded", (False, True), -channels % tile.depth <= channels)
