@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Generic, TypeVar
 
 from tuner.task import Measurement
@@ -15,13 +17,13 @@ Hand = TypeVar("Hand")
 class Batch(Generic[Hand]):
     """A batch of candidates, by number, on their way from built to timed.
 
-    Candidates are built by all workers at once, each by whichever is free; then they run, one at a
+    Candidates are built by all workers at once, some by whichever is free; then they run, one at a
     time, where they were built. If a worker dies, what it had built and not yet timed is built
-    again.
+    again. If several cannot be built together, each is built alone from then on.
 
     >>> batch = Batch(2)
     >>> batch.to_build(), batch.to_build(), batch.to_build()
-    (0, 1, None)
+    ((0,), (1,), ())
     >>> batch.built("A", 1)
     >>> batch.to_run("A", busy=True) is None  # another worker is still building
     True
@@ -30,17 +32,21 @@ class Batch(Generic[Hand]):
     (True, 0)
     >>> batch.lose("A")
     >>> batch.to_build()
-    1
+    (1,)
 
     Attributes:
         count: how many candidates there are.
         rounds: how often each is timed, in turns.
         overlap: run candidates as soon as they are built, several at once.
+        hands: how many workers there are.
+        together: how many candidates a worker builds at once, at most.
     """
 
     count: int
     rounds: int = 1
     overlap: bool = False
+    hands: int = 1
+    together: int = 1
     results: dict[int, Measurement] = field(default_factory=dict)
     _todo: deque[int] = field(default_factory=deque)
     _held: dict[int, Hand] = field(default_factory=dict)
@@ -55,9 +61,16 @@ class Batch(Generic[Hand]):
         """Whether there is a result for every candidate."""
         return len(self.results) == self.count
 
-    def to_build(self) -> int | None:
-        """The next candidate to build; `built` or `finish` follows."""
-        return self._todo.popleft() if self._todo else None
+    def to_build(self) -> tuple[int, ...]:
+        """The next candidates to build at once; `built`, `finish` or `separate` follows."""
+        # The fewer are left, the fewer at once: all workers should be done at the same time.
+        count = min(self.together, ceil(len(self._todo) / (self.hands + 1)))
+        return tuple(self._todo.popleft() for _ in range(count))
+
+    def separate(self, numbers: Sequence[int]) -> None:
+        """These could not be built together: build each alone, to see which one cannot be built."""
+        self.together = 1
+        self._todo.extend(n for n in numbers if n not in self.results)
 
     def to_run(self, hand: Hand, busy: bool) -> int | None:
         """The next candidate for a worker to run.

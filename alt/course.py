@@ -72,9 +72,9 @@ class Course:
         if self.reference is None and not referring:
             hand.knows = ""  # it forgets the reference of another task, even if it fails now
             self._ask(hand, Refer(self.key), REFERENCE_SECONDS)
-        elif (number := self.batch.to_build()) is not None:
-            named = Named.of(self.key, self.candidates[number])
-            self._ask(hand, Build(number, named), self.limits.build_seconds)
+        elif numbers := self.batch.to_build():
+            named = tuple(Named.of(self.key, self.candidates[n]) for n in numbers)
+            self._ask(hand, Build(numbers, named), self.limits.build_seconds)
         elif self.reference is not None:
             number = self.batch.to_run(hand, busy=bool(self._doing))
             if number is not None:
@@ -101,11 +101,14 @@ class Course:
                 # Nothing can be believed of this task.
                 reason = replace(reply, message=f"there is no reference: {reply.message}")
                 self.batch.give_up(reason)
-            case Build(number), Built(seconds):
-                self.batch.built(hand, number)
-                self._build_seconds[number] = seconds
-            case Build(number), Measurement():
+            case Build(numbers), Built(seconds):
+                for number in numbers:
+                    self.batch.built(hand, number)
+                    self._build_seconds[number] = seconds
+            case Build((number,)), Measurement():
                 self.batch.finish(number, _explained("building", reply, self.limits))
+            case Build(numbers), Measurement():
+                self.batch.separate(numbers)
             case Run(number), Measurement():
                 self.best = min(self.best, reply.best)
                 found = _explained("running", reply, self.limits)

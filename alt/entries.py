@@ -67,9 +67,9 @@ class Tensors:
 
 
 def entry_points(
-    tensors: Tensors, calls: Sequence[Call], machine: Hardware, alone: bool
+    tensors: Tensors, calls: Sequence[Call], machine: Hardware, alone: bool, main: str = "main"
 ) -> dict[ir.GlobalVar, Any]:
-    """`main` calls every kernel, and another entry serves to time them.
+    """One entry calls every kernel, and another serves to time them.
 
     On a CPU that is `profile`, which reads the clock in between; on a GPU kernels run behind the
     host's back, and it is `part`, which calls those from a first one up to a last.
@@ -79,6 +79,7 @@ def entry_points(
         calls: kernels in order.
         machine: what the code is for.
         alone: leave the other entry out: nobody will ask, and it takes time to compile.
+        main: the name of the first.
     """
     buffers = tensors.buffers()
 
@@ -92,7 +93,7 @@ def entry_points(
         for function, arguments in calls
     ]
     arguments = list(buffers.values())
-    bodies = {"main": (arguments, statements)}
+    bodies = {main: (arguments, statements)}
     if not alone and isinstance(machine, Gpu):
         bodies["part"] = _part(arguments, statements)
     elif not alone:

@@ -52,7 +52,7 @@ class Runnable:
 
     def run(self) -> None:
         """Run once, on TVM's threads of this thread."""
-        self.program.library["main"](*self.tensors)
+        self.program.library[self.program.entry](*self.tensors)
 
 
 def runnable(

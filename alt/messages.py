@@ -31,6 +31,7 @@ class Job:
         seed: makes the inputs.
         memory_bytes: that building or running one candidate may take.
         setup: `module:function`, called with the tasks by key; what it returns is used instead.
+        precision: what a GPU may multiply.
     """
 
     model: str | bytes
@@ -44,6 +45,7 @@ class Job:
     seed: int
     memory_bytes: int
     setup: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Timing:
     repeats: int = 3
     min_seconds: float = 0.004
     flush_bytes: int = 0
-    hopeless: float = 4.0
+    hopeless: float = 1.5
     cold_weights: bool = True
 
 
@@ -113,10 +115,13 @@ class Refer:
 
 @dataclass(frozen=True)
 class Build:
-    """Build a candidate and keep it under a number; answered by `Built`, or a failure."""
+    """Build candidates of a task and keep each under its number.
 
-    number: int
-    named: Named
+    Answered by `Built`, or one failure for all.
+    """
+
+    numbers: tuple[int, ...]
+    named: tuple[Named, ...]
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ Request = Refer | Build | Run | Check | Convert
 
 @dataclass(frozen=True)
 class Built:
-    """It was built."""
+    """Candidates were built, in so many seconds each."""
 
     seconds: float
 

@@ -55,11 +55,14 @@ class RemoteRunner(Runner):
         limits: what they may take.
         wait_seconds: how long to wait for a server that is free.
         seed: makes the inputs that results are compared on.
+        precision: what a GPU may multiply, as for `alt.compile`.
 
     Raises:
         AltError: if the model cannot be compiled, the tracker cannot be reached, there are fewer
             servers, or one of them cannot run a small function.
     """
+
+    together = 1  # each is sent as a file of its own
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class RemoteRunner(Runner):
         limits: Limits | None = None,
         wait_seconds: float = WAIT_SECONDS,
         seed: int = 0,
+        precision: str = "fp32",
     ) -> None:
         if devices is not None and devices < 1:
             raise AltError(f"cannot measure on {devices} devices: give at least 1")
@@ -91,7 +95,7 @@ class RemoteRunner(Runner):
             target,
             shapes=shapes,
             constants=constants,
-            threads=threads or resolve(target).cores,
+            threads=threads or resolve(target, precision=precision).cores,
             winograd=winograd,
             layouts=layouts,
             workers=devices or registered,
@@ -104,6 +108,7 @@ class RemoteRunner(Runner):
             ),
             overlap=True,
             seed=seed,
+            precision=precision,
         )
         try:
             self._check_servers()

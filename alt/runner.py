@@ -29,6 +29,9 @@ from alt.target import physical_cores, resolve
 from primitives import Layout
 from tuner.task import Candidate, Measurement, Task
 
+TOGETHER = 8
+"""So many candidates are compiled into one library, at most."""
+
 REFERENCE_BYTES = 256 << 20
 """References are kept up to this size, so that each is computed once and not in every worker."""
 
@@ -46,14 +49,20 @@ class Runner:
         layouts: which layouts there are.
         workers: processes that build at the same time; one a physical core by default.
         timing: how long and how often candidates run.
-        limits: what they may take.
+        limits: what they may take; those that are built together share the time for one.
         overlap: build and run at the same time: faster, and times are worth little.
         seed: makes the inputs that results are compared on.
         setup: `module:function` that changes the tasks in the workers; for tests.
+        precision: what a GPU may multiply, as for `alt.compile`.
+
+    Attributes:
+        together: how many candidates a worker builds at once, at most.
 
     Raises:
         AltError: if the model cannot be compiled.
     """
+
+    together = TOGETHER
 
     def __init__(
         self,
@@ -71,8 +80,9 @@ class Runner:
         overlap: bool = False,
         seed: int = 0,
         setup: str = "",
+        precision: str = "fp32",
     ) -> None:
-        machine = resolve(target, threads)
+        machine = resolve(target, threads, precision)
         if workers is not None and workers < 1:
             raise AltError(f"cannot measure with {workers} workers: give at least 1")
         size = workers or physical_cores()
@@ -93,6 +103,7 @@ class Runner:
             seed,
             self.limits.memory_bytes or _half_of_memory() // size,
             setup,
+            precision,
         )
         self._best: dict[str, float] = {}
         self._references = RecentArrays(REFERENCE_BYTES)
@@ -122,7 +133,7 @@ class Runner:
             AltError: if the task is not one of the network's, or no worker can be started.
         """
         pool = self._open(task.key)
-        batch: Batch[Hand] = Batch(len(candidates), rounds, self.overlap)
+        batch: Batch[Hand] = Batch(len(candidates), rounds, self.overlap, pool.size, self.together)
         best = min(best, self._best.get(task.key, inf))
         reference = self._references.find(task.key)
         course = Course(

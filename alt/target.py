@@ -121,14 +121,18 @@ Target = str | Mapping[str, object] | tvm.target.Target
 
 
 @overload
-def resolve(target: Literal["llvm"] = "llvm", threads: int | None = None) -> Machine: ...
+def resolve(
+    target: Literal["llvm"] = "llvm", threads: int | None = None, precision: str = "fp32"
+) -> Machine: ...
 
 
 @overload
-def resolve(target: Any, threads: int | None = None) -> Hardware: ...
+def resolve(target: Any, threads: int | None = None, precision: str = "fp32") -> Hardware: ...
 
 
-def resolve(target: Target = "llvm", threads: int | None = None) -> Hardware:
+def resolve(
+    target: Target = "llvm", threads: int | None = None, precision: str = "fp32"
+) -> Hardware:
     """Fill in a target from this machine, and work out the numbers that schedules need.
 
     Args:
@@ -138,6 +142,7 @@ def resolve(target: Target = "llvm", threads: int | None = None) -> Hardware:
             the cores of a CPU.
         threads: threads that kernels are scheduled for; the physical cores by default. None for a
             GPU, which is always used whole.
+        precision: what a GPU may multiply, see `alt.compile`.
 
     Raises:
         AltError: if the target is not one that ALT can compile for.
@@ -147,7 +152,7 @@ def resolve(target: Target = "llvm", threads: int | None = None) -> Hardware:
     if _is_cuda(target):
         if threads is not None:
             raise AltError(f"cannot compile for {threads} threads of a GPU: leave threads out")
-        return gpu_of(target)
+        return gpu_of(target, precision)
     try:
         given: Any = target if isinstance(target, tvm.target.Target) else tvm.target.Target(target)
     except Exception as cause:
@@ -155,9 +160,14 @@ def resolve(target: Target = "llvm", threads: int | None = None) -> Hardware:
         raise AltError(f"target {target!r} is not a TVM target: {first}") from cause
     kind = str(given.kind.name)
     if kind == "cuda":  # named by a tag
-        return resolve(given, threads)
+        return resolve(given, threads, precision)
     if kind != "llvm":
         raise AltError(f"target kind {kind!r} is not supported; use 'llvm' or 'cuda'")
+    if precision != "fp32":
+        raise AltError(
+            f"precision={precision!r} is for GPUs, and the target is a CPU, which computes with "
+            "float32: leave it out"
+        )
     # Level 3 takes a tenth longer, and the networks of the benchmarks are not faster by it.
     options: dict[str, Any] = {"kind": "llvm", "opt-level": 2}
     for name in ("mcpu", "mtriple", "mattr"):

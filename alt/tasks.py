@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alt.build import Program, build, kernel_key
+from alt.build import Program, build, build_together, kernel_key
 from alt.decisions import COMPLEX, decide_storage, decided, storage_of, with_storage
 from alt.describe import operations
 from alt.features import Subject, describe_candidate, estimate_seconds
@@ -140,12 +140,23 @@ class KernelTask:
             candidate: what to compile.
             packed: weights of candidates that were compiled before.
         """
+        return build(*self._part(candidate), self.machine, alone=True, packed=packed)
+
+    def programs(
+        self, candidates: Sequence[Candidate], packed: RecentArrays | None = None
+    ) -> list[Program]:
+        """Compile candidates into one library, which takes less time; see `program`."""
+        if len(candidates) == 1:
+            return [self.program(candidates[0], packed)]
+        parts = [self._part(candidate) for candidate in candidates]
+        return build_together(parts, self.machine, packed)
+
+    def _part(self, candidate: Candidate) -> tuple[Graph, Plan]:
         variant = self._variant(candidate.layout)
         kernels = list(variant.kernels)
         kernels[-1] = decided(kernels[-1], candidate.layout, candidate.loops)
         graph = Graph(self.inputs, [self.kernel.output], [], dict(self.constants))
-        plan = Plan(kernels, variant.layouts, [self.kernel.output])
-        return build(graph, plan, self.machine, alone=True, packed=packed)
+        return graph, Plan(kernels, variant.layouts, [self.kernel.output])
 
     @cached_property
     def inputs(self) -> list[Value]:

@@ -98,7 +98,7 @@ def _calls(timing: Timing, seconds: float) -> int:
 def samples_of(ready: Runnable, timing: Timing, fastest: float) -> tuple[float, ...]:
     """The seconds of a call, a few times, with the caches as a call leaves them, or flushed."""
     evaluate = ready.program.library.mod.time_evaluator(
-        "main",
+        ready.program.entry,
         tvm.cpu(),
         number=1 if timing.flush_bytes else _calls(timing, fastest),
         repeat=timing.repeats,
@@ -116,7 +116,7 @@ def cold_samples(
     *before, _, arena = ready.tensors
     copies = cold.copies(ready.program.weights, calls * timing.repeats)
     turns = cycle([(*before, weights, arena) for weights in copies])
-    main = ready.program.library["main"]
+    main = ready.program.library[ready.program.entry]
     found: list[float] = []
     for _ in range(timing.repeats):
         arguments = list(islice(turns, calls))

@@ -93,6 +93,7 @@ def tune(
     progress: Progress | None = None,
     rpc: str | None = None,
     key: str = "",
+    precision: str = "fp32",
 ) -> Tuned:
     """Search the layouts and loops of a network's kernels; every measurement goes into a log.
 
@@ -117,6 +118,8 @@ def tune(
         rpc: `host:port` of TVM's RPC tracker, to measure on its servers; see `alt.remote`. The
             whole network is timed and verified on one of them, too.
         key: that these servers were started with.
+        precision: what a GPU may multiply, as for `alt.compile`; what is measured with one of them
+            is no use for another.
 
     Raises:
         AltError: if the model cannot be compiled, the tuned network computes something else, or
@@ -135,7 +138,15 @@ def tune(
         servers.require()
         threads = threads or resolve(target).cores
         make = partial(RemoteRunner, rpc=rpc, key=key)
-    network = fused(model, target, shapes=shapes, constants=constants, threads=threads, tell=tell)
+    network = fused(
+        model,
+        target,
+        shapes=shapes,
+        constants=constants,
+        threads=threads,
+        precision=precision,
+        tell=tell,
+    )
     tell("prepare")
     machine = require_cpu(network.machine)
     count = threads or min(machine.cores, physical_cores())
@@ -154,6 +165,7 @@ def tune(
         threads=threads,
         winograd=winograd,
         layouts=policy,
+        precision=precision,
     ) as runner:
         outcome = tune_tasks(
             tasks,

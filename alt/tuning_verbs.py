@@ -79,6 +79,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 progress=progress,
                 rpc=options.rpc,
                 key=options.key,
+                precision=options.precision,
             )
     except KeyboardInterrupt:
         return _stopped(options, rounds)
@@ -106,6 +107,7 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
         shapes=options.shape,
         constants=constants_of(options),
         threads=options.threads,
+        precision=options.precision,
         tell=tell,
     )
     tell("layouts")
@@ -281,6 +283,7 @@ def _compile_command(options: argparse.Namespace, partial: bool) -> list[str]:
         named = isinstance(options.target, Mapping)
         words += ["--target", json.dumps(options.target) if named else options.target]
     words += ["--threads", str(options.threads)] if options.threads else []
+    words += ["--precision", options.precision] if options.precision != "fp32" else []
     words += [] if options.winograd else ["--no-winograd"]
     words += ["--layouts", options.layouts] if options.layouts != JOINT.name else []
     words += ["--log", str(options.log)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from alt import arguments, logs, tuning_verbs, verbs
+from alt.cuda.gpu import PRECISIONS
 from alt.policies import JOINT, POLICIES
 from alt.watch import Progress
 from tuner.log import default_log_path
@@ -214,12 +215,21 @@ def _target(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="sum 3x3 convolutions directly: slower, with a little less rounding",
     )
+    _precision(parser)
     _threads(parser)
+
+
+def _precision(parser: argparse.ArgumentParser) -> None:
+    what = f"what a GPU may multiply: {', '.join(PRECISIONS)}; default: %(default)s"
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", metavar="NAME", help=what
+    )
 
 
 def _device(parser: argparse.ArgumentParser) -> None:
     what = "the GPU to run on: its number, or cuda for the first one"
     parser.add_argument("--device", type=arguments.device, metavar="N", help=what)
+    _precision(parser)
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:

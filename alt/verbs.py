@@ -160,6 +160,11 @@ def _module(options: argparse.Namespace, progress: Progress) -> Module:
             f"{options.model} is compiled already, --log {options.log} changes nothing; "
             "give it when you compile the ONNX model"
         )
+    if options.precision != "fp32":
+        raise AltError(
+            f"{options.model} is compiled already, --precision {options.precision} changes "
+            "nothing; give it when you compile the ONNX model"
+        )
     return alt.load(options.model, threads=options.threads, device=options.device)
 
 
@@ -178,6 +183,7 @@ def compiled(options: argparse.Namespace, progress: Progress) -> Module:
         log=options.log,
         allow_partial=options.allow_partial,
         device=device,
+        precision=options.precision,
         progress=progress,
     )
 

@@ -22,6 +22,12 @@ A float32 network of a hundred layers, each a sum of a few thousand terms in an 
 stays below 1e-5 in our experience; 1e-4 leaves room for deep and badly scaled ones.
 """
 
+PRECISION_TOLERANCES = {"fp32": 0.0, "tf32": 1e-2, "fp16": 1e-2}
+"""Largest difference allowed where floats are multiplied with less than float32; see `alt.compile`.
+
+Both have ten bits of mantissa: a factor is off by 5e-4 at most, a sum of many much less.
+"""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -115,13 +121,29 @@ def verify(
     found = module(**inputs)
     ours = found if isinstance(found, tuple) else (found,)
     reference, theirs = run_reference(model, {**inputs, **(constants or {})})
+    precision = module.header["target"].get("precision", "fp32")  # CPUs have only one
     return Verification(
         reference,
         tuple(
-            Difference(s.name, relative_error(a, b), TOLERANCES.get(s.dtype, 0.0))
+            Difference(s.name, relative_error(a, b), tolerance_of(s.dtype, precision))
             for s, a, b in zip(module.outputs, ours, theirs, strict=True)
         ),
     )
+
+
+def tolerance_of(dtype: str, precision: str = "fp32") -> float:
+    """The largest difference of outputs that is allowed, by the largest magnitude.
+
+    Args:
+        dtype: of the output.
+        precision: what was multiplied on the way.
+
+    Example:
+        >>> tolerance_of("float32"), tolerance_of("float32", "tf32"), tolerance_of("int64", "tf32")
+        (0.0001, 0.01, 0.0)
+    """
+    least = TOLERANCES.get(dtype, 0.0)
+    return max(least, PRECISION_TOLERANCES[precision]) if least else 0.0
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

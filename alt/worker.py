@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -138,10 +138,10 @@ class Worker:
         match request:
             case Refer(key):
                 return self._reference(key)
-            case Build(number, named):
+            case Build(numbers, named):
                 start = time.perf_counter()
-                self.held[number] = self._build(named)
-                return Built(time.perf_counter() - start)
+                self.held.update(zip(numbers, self._built(named), strict=True))
+                return Built((time.perf_counter() - start) / len(numbers))
             case Run():
                 return self._run(request)
             case Check():
@@ -169,13 +169,17 @@ class Worker:
         task = self.tasks[key]
         return expected(task.kernel, dict(inputs), task.constants, self.here)
 
-    def _build(self, named: Named) -> Held:
-        task = self.tasks[named.key]
-        program = task.program(named.candidate, self.weights)
-        bound = error_bound(str(named.layout.get("algorithm", "")))
-        held = Held(program, task.inputs, task.kernel.output, bound, named.key)
-        self._finish(held)
-        return held
+    def _built(self, named: Sequence[Named]) -> list[Held]:
+        """Candidates of one task."""
+        task = self.tasks[named[0].key]
+        programs = task.programs([each.candidate for each in named], self.weights)
+        found: list[Held] = []
+        for each, program in zip(named, programs, strict=True):
+            bound = error_bound(str(each.layout.get("algorithm", "")))
+            held = Held(program, task.inputs, task.kernel.output, bound, each.key)
+            self._finish(held)
+            found.append(held)
+        return found
 
     def _run(self, request: Run) -> Measurement:
         held = self.held.pop(request.number)
@@ -193,7 +197,7 @@ class Worker:
 
     def _check(self, request: Check) -> Measurement:
         start = time.perf_counter()
-        held = self._build(request.named)
+        (held,) = self._built([request.named])
         seconds = time.perf_counter() - start
         values = random_values(held.inputs, request.seed)
         reference = self._expected(held.key, values)
@@ -225,7 +229,7 @@ class Worker:
     def _finish(self, held: Held) -> None:
         """The last step of building."""
         # Machine code is made when a function is first asked for.
-        held.program.library["main"]
+        held.program.library[held.program.entry]
 
     def _measured(
         self,

@@ -42,6 +42,7 @@ def tasks_for(job: Job) -> tuple[dict[str, KernelTask], Machine]:
         shapes=job.shapes,
         constants=job.constants,
         threads=job.schedule_threads,
+        precision=job.precision,
     )
     machine, known = require_cpu(network.machine), network.graph.constants
     plan = plan_layouts(network.graph, network.kernels, machine, job.winograd, job.policy)

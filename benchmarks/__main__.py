@@ -2,6 +2,7 @@
 
 `python -m benchmarks layouts`: what a layout alone is worth, operator by operator.
 `python -m benchmarks search`: what searching layouts with loops is worth, at equal budgets.
+`python -m benchmarks cuda-offline`: every network compiled for a GPU that is not there.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("layouts", help="what a layout alone is worth, operator by operator")
     commands.add_parser("search", help="what searching is worth, at equal budgets")
+    commands.add_parser("cuda-offline", help="every network compiled for a GPU that is not there")
     every = [*NETWORKS, *light_names()]
     add = networks.add_argument
     add(
@@ -131,6 +133,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.search_command import main as search  # imports TVM
 
         return search(given[1:])
+    if given and given[0] == "cuda-offline":
+        from benchmarks.cuda_offline import main as cuda_offline
+
+        return cuda_offline(given[1:])
     parser = _parser()
     arguments = parser.parse_args(given)
     contenders = [*(["ours"] if arguments.ours else []), *arguments.baselines]

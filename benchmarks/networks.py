@@ -31,7 +31,7 @@ __all__ = [
 class Builder(Protocol):
     """Builds a network whose other parameters have their benchmark's values by default."""
 
-    def __call__(self, *, seed: int = 0) -> onnx.ModelProto: ...
+    def __call__(self, *, batch: int = 1, seed: int = 0) -> onnx.ModelProto: ...
 
 
 NETWORKS: dict[str, Builder] = {

@@ -71,6 +71,7 @@ def test_help_of_each_verb_has_examples(verb, capsys):
         (["run", "m.onnx", "--threads", "0"], "0"),
         (["bench", "m.onnx", "--repeats", "many"], "many"),
         (["compile", "m.onnx", "--target", "{kind}"], "JSON"),
+        (["compile", "m.onnx", "--precision", "bf16"], "tf32"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments, mentioned, capsys):
@@ -176,6 +177,7 @@ def test_unbound_dimension(folder):
         (["--constant", "x=@gone.npy"], "gone.npy"),
         (["--target", "no-such-target"], "no-such-target"),
         (["--target", '{"kind": "llvm", "mcpu": 5}'], "target"),
+        (["--precision", "tf32"], "leave it out"),
         (["-o", "no/such/folder/m.alt"], "no/such/folder"),
         (["-o", "model.so"], ".alt"),
     ],

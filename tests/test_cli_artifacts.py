@@ -199,6 +199,7 @@ def test_artifact_for_another_cpu(folder):
 
 
 @llvm
-def test_shapes_of_an_artifact_are_fixed(artifact, capsys):
-    assert main(["run", str(artifact), "--shape", "x=2,3,8,8"]) == 1
+@pytest.mark.parametrize("option", [["--shape", "x=2,3,8,8"], ["--precision", "fp16"]])
+def test_what_an_artifact_is_was_decided(option, artifact, capsys):
+    assert main(["run", str(artifact), *option]) == 1
     assert "compiled already" in capsys.readouterr().err

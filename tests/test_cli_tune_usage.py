@@ -40,7 +40,7 @@ def asked(monkeypatch, tmp_path):
 def test_options_reach_the_tuner(asked, capsys):
     options = "--minutes 0.5 --trials 7 --log l.jsonl --threads 3 --layouts NCHW --no-verify "
     options += "--layout-search ppo --loop-search random --joint-share 0.4 --batch 5 --seed 9 "
-    options += "--also-learn-from a.jsonl b.jsonl --shape x=1,3 --no-winograd"
+    options += "--also-learn-from a.jsonl b.jsonl --shape x=1,3 --no-winograd --precision tf32"
     assert main(["tune", "m.onnx", *options.split()]) == 0
     assert asked["options"] == Options(
         layouts="ppo", loops="random", joint_share=0.4, batch=5, seed=9
@@ -48,8 +48,10 @@ def test_options_reach_the_tuner(asked, capsys):
     expected = {"minutes": 0.5, "trials": 7, "log": Path("l.jsonl"), "threads": 3, "verify": False}
     others = [Path("a.jsonl"), Path("b.jsonl")]
     expected |= {"layouts": "NCHW", "winograd": False, "others": others, "shapes": {"x": (1, 3)}}
+    expected["precision"] = "tf32"
     assert {name: asked[name] for name in expected} == expected
     printed = capsys.readouterr().out
+    assert "--precision tf32" in printed.splitlines()[-1]
     assert "1.000 ms a call, 2.00 times as fast: layouts and loops" in printed
     assert "--allow-partial" in shlex.split(printed.splitlines()[-1])  # one task has no time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tvm
 
@@ -14,6 +14,14 @@ from alt.processor import architecture
 
 EXAMPLE = '{"kind": "cuda", "arch": "sm_90"}'
 """A target that needs no device."""
+
+Precision = Literal["fp32", "tf32", "fp16"]
+"""What is multiplied: float32, its upper 19 bits, or float16; sums and memory are float32."""
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+TENSOR_CORES = 80
+"""The compute capability from which on there are tensor cores as the sketches use them."""
 
 STATIC_SHARED_BYTES = 48 << 10
 """Shared memory that a block may declare without asking for more at its launch."""
@@ -71,6 +79,8 @@ class Gpu:
         core_registers: 32-bit registers of a multiprocessor.
         shared_bytes: shared memory that a block may declare.
         most_shared_bytes: shared memory of a block that asks for it at its launch.
+        precision: what is multiplied; `fp32` where the GPU cannot do what was asked.
+        asked_precision: what the user would like to be multiplied.
     """
 
     target: Any
@@ -86,6 +96,8 @@ class Gpu:
     core_registers: int
     shared_bytes: int
     most_shared_bytes: int
+    precision: Precision = "fp32"
+    asked_precision: Precision = "fp32"
 
     def lanes(self, dtype: str = "float32") -> int:
         """How many elements of a dtype a thread reads at once.
@@ -108,7 +120,7 @@ class Gpu:
 
     @property
     def description(self) -> dict[str, object]:
-        """What an artifact must find again on the machine that loads it."""
+        """What an artifact must find again on the machine that loads it, and what logs go by."""
         triple = str(self.target.host.attrs.get("mtriple", ""))
         host = {
             "arch": architecture(triple),
@@ -116,7 +128,14 @@ class Gpu:
             "mtriple": triple,
             "features": [],
         }
-        return {"target": str(self.target), "kind": "cuda", "arch": self.arch, "host": host}
+        return {
+            "target": str(self.target),
+            "kind": "cuda",
+            "arch": self.arch,
+            "precision": self.precision,
+            "asked_precision": self.asked_precision,
+            "host": host,
+        }
 
 
 def capability_of(arch: str) -> int:
@@ -134,20 +153,34 @@ def capability_of(arch: str) -> int:
     return int(found[1])
 
 
-def gpu_of(target: Any) -> Gpu:
+def precision_text(asked: str, multiplied: str) -> str:
+    """What is multiplied, in words.
+
+    >>> precision_text("tf32", "tf32"), precision_text("tf32", "fp32")
+    ('tf32', 'fp32 in place of tf32')
+    """
+    return multiplied if asked == multiplied else f"{multiplied} in place of {asked}"
+
+
+def gpu_of(target: Any, precision: str = "fp32") -> Gpu:
     """Fill in a CUDA target from its architecture, or from the device where it names none.
 
     Args:
         target: `"cuda"`, a dictionary such as `{"kind": "cuda", "arch": "sm_90"}`, or a TVM target.
+        precision: what may be multiplied. Architectures before sm_80 have no tensor cores that can,
+            and multiply float32 whatever is asked.
 
     Raises:
-        AltError: if no architecture is given and no device is there, or the architecture is unknown
-            or too old.
+        AltError: if no architecture is given and no device is there, the architecture is unknown or
+            too old, or the precision is unknown.
 
     >>> gpu = gpu_of({"kind": "cuda", "arch": "sm_90"})
     >>> gpu.cores, gpu.shared_bytes, gpu.most_shared_bytes
     (132, 49152, 232448)
+    >>> gpu_of({"kind": "cuda", "arch": "sm_75"}, "fp16").precision
+    'fp32'
     """
+    asked = _precision_of(precision)
     arch = _arch_of(target)
     device: Any = None
     if arch is None:
@@ -181,7 +214,16 @@ def gpu_of(target: Any) -> Gpu:
         core_registers=64 << 10,
         shared_bytes=STATIC_SHARED_BYTES,
         most_shared_bytes=like.shared_bytes - reserved,
+        precision=asked if capability >= TENSOR_CORES else "fp32",
+        asked_precision=asked,
     )
+
+
+def _precision_of(name: str) -> Precision:
+    for known in PRECISIONS:
+        if name == known:
+            return known
+    raise AltError(f"precision {name!r} is not known; use {', '.join(map(repr, PRECISIONS))}")
 
 
 def _arch_of(target: Any) -> str | None:

@@ -16,6 +16,7 @@ import tvm_ffi
 
 from alt.arrays import Signature, as_input, like_example, require_match
 from alt.cuda.code import CudaCode, device_of, device_refusal
+from alt.cuda.gpu import precision_text
 from alt.errors import AltError
 from alt.module import Benchmark, Module, random_inputs
 
@@ -73,7 +74,9 @@ class CudaModule(Module):
     @property
     def runs_on(self) -> str:
         """The device, in words."""
-        return f"GPU {self.device.index} ({self.header['target']['arch']})"
+        target = self.header["target"]
+        precision = precision_text(target["asked_precision"], target["precision"])
+        return f"GPU {self.device.index} ({target['arch']}, {precision})"
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the network.

@@ -37,25 +37,33 @@ def install(tasks):
 
 
 class Planted(KernelTask):
-    def program(self, candidate, packed=None):
-        loops = dict(candidate.loops)
-        what = loops.pop("planted", "")
-        match what:
-            case "raises while building":
-                raise ValueError("cannot be built")
-            case "crashes while building":
-                ctypes.string_at(0)
-            case "hangs while building":
-                time.sleep(10_000)
-            case "takes all memory while building":
-                np.ones(1 << 40, np.uint8)
-        program = super().program(Candidate(candidate.layout, Config(loops)), packed)
-        return replace(program, library=Library(program.library, what, self.inputs))
+    def programs(self, candidates, packed=None):
+        planted = [dict(c.loops).pop("planted", "") for c in candidates]
+        for what in planted:
+            match what:
+                case "raises while building":
+                    raise ValueError("cannot be built")
+                case "crashes while building":
+                    ctypes.string_at(0)
+                case "hangs while building":
+                    time.sleep(10_000)
+                case "takes all memory while building":
+                    np.ones(1 << 40, np.uint8)
+        programs = super().programs([_without(c) for c in candidates], packed)
+        return [
+            replace(p, library=Library(p.library, p.entry, what, self.inputs))
+            for p, what in zip(programs, planted, strict=True)
+        ]
+
+
+def _without(candidate):
+    loops = {name: answer for name, answer in candidate.loops.items() if name != "planted"}
+    return Candidate(candidate.layout, Config(loops))
 
 
 class Library:
-    def __init__(self, library, what, inputs):
-        self.library, self.what, self.inputs = library, what, inputs
+    def __init__(self, library, entry, what, inputs):
+        self.library, self.entry, self.what, self.inputs = library, entry, what, inputs
         self.mod = library.mod
         self.runs = 0
 
@@ -84,7 +92,7 @@ class Library:
                 np.ones(1 << 40, np.uint8)
             case "does nothing":
                 return
-        self.library["main"](*tensors)
+        self.library[self.entry](*tensors)
         output = np.from_dlpack(tensors[len(self.inputs)])
         if self.what == "is wrong":
             output[3] += 1

@@ -18,17 +18,20 @@ FAILED = Measurement(Status.crash, message="crashed")
     hands=st.integers(1, 3),
     rounds=st.integers(1, 3),
     overlap=st.booleans(),
+    together=st.integers(1, 4),
     data=st.data(),
 )
-def test_every_candidate_gets_a_result_whatever_dies(count, hands, rounds, overlap, data):
-    batch = Batch(count, rounds, overlap)
-    doing, holds, runs, deaths = {}, {}, Counter(), 0
+def test_every_candidate_gets_a_result_whatever_dies(count, hands, rounds, overlap, together, data):
+    batch = Batch(count, rounds, overlap, hands, together)
+    doing, holds, runs, deaths, parted = {}, {}, Counter(), 0, set()
     for _ in range(1000):
         for hand in range(hands):
             if hand in doing:
                 continue
-            if (number := batch.to_build()) is not None:
-                doing[hand] = ("build", number)
+            if numbers := batch.to_build():
+                assert len(numbers) <= together
+                assert not parted or len(numbers) == 1
+                doing[hand] = ("build", numbers)
             elif (number := batch.to_run(hand, bool(doing))) is not None:
                 assert holds[number] == hand
                 assert overlap or not doing
@@ -43,10 +46,14 @@ def test_every_candidate_gets_a_result_whatever_dies(count, hands, rounds, overl
             holds = {n: h for n, h in holds.items() if h != hand}
             batch.lose(hand)
         if what == "build" and end == "well":
-            holds[number] = hand
-            batch.built(hand, number)
+            for each in number:
+                holds[each] = hand
+                batch.built(hand, each)
+        elif what == "build" and len(number) > 1:
+            parted |= set(number)
+            batch.separate(number)
         elif what == "build":
-            batch.finish(number, FAILED)
+            batch.finish(number[0], FAILED)
         else:
             runs[number] += 1
             batch.ran(number, Measurement(Status.ok, (float(number),)) if end == "well" else FAILED)
@@ -61,7 +68,7 @@ def test_every_candidate_gets_a_result_whatever_dies(count, hands, rounds, overl
 def test_rounds_take_turns():
     batch = Batch(3, rounds=2)
     for number in range(3):
-        batch.built("AB"[number % 2], batch.to_build())
+        batch.built("AB"[number % 2], *batch.to_build())
     order = []
     while not batch.done:
         asked = {hand: batch.to_run(hand, busy=False) for hand in "AB"}
@@ -78,6 +85,16 @@ def test_giving_up_leaves_no_candidate_without_a_result():
     batch.built("A", 1)
     batch.give_up(FAILED)
     assert batch.done
-    assert batch.to_build() is None
+    assert batch.to_build() == ()
     batch.built("B", 0)
     assert batch.to_run("B", busy=False) is None
+
+
+def test_workers_that_build_several_at_once_end_at_the_same_time():
+    batch = Batch(16, hands=2, together=8)
+    builds = []
+    while numbers := batch.to_build():
+        builds.append(numbers)
+    assert [n for numbers in builds for n in numbers] == list(range(16))
+    assert len(builds[0]) > 2
+    assert [len(numbers) for numbers in builds[-2:]] == [1, 1]

@@ -108,6 +108,29 @@ def test_what_lies_behind_the_last_channel_is_never_used(kind):
     assert poisoned
 
 
+@pytest.mark.parametrize("kind", ["3x3 of a batch", "depthwise"])
+def test_candidates_that_are_compiled_together_compute_what_they_should(kind):
+    task, rng = task_of(kind), np.random.default_rng(3)
+    some = [default_candidate(task), *(random_candidate(task, rng) for _ in range(3))]
+    programs = task.programs(some)
+    assert len({id(p.library) for p in programs}) == 1
+    assert len({p.entry for p in programs}) == len(some)
+    for candidate, program in zip(some, programs, strict=True):
+        made = runnable(program, reference_of(task)[0], [task.kernel.output])
+        made.run()
+        assert error(task, made) < bound(candidate), candidate
+
+
+def test_functions_of_candidates_that_are_equal_are_compiled_once():
+    task, rng = task_of("3x3 of a batch"), np.random.default_rng(0)
+    layout = task.layouts.project({"algorithm": "winograd4"})
+    loops = task.loops(layout)
+    first, second = loops.default(), loops.mutate(loops.default(), rng)
+    programs = task.programs([Candidate(layout, first), Candidate(layout, second)])
+    functions = len(programs[0].module.functions)
+    assert functions < sum(len(p.steps) + 1 for p in programs)
+
+
 # --- what a task says of itself -----------------------------------------------------------------
 
 

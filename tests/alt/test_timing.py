@@ -62,7 +62,7 @@ def recorder(size):
         calls.append([address(tensor) for tensor in tensors])
 
     arrays = [weights_of(256), weights_of(128), weights_of(size), weights_of(512)]
-    program = SimpleNamespace(weights=arrays[2], library={"main": main})
+    program = SimpleNamespace(weights=arrays[2], library={"main": main}, entry="main")
     tensors = [tvm.runtime.from_dlpack(array) for array in arrays]
     run = SimpleNamespace(program=program, tensors=tensors, run=lambda: main(*tensors))
     return run, calls

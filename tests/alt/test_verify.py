@@ -38,6 +38,15 @@ def test_integers_are_exact_and_indices_valid():
     assert len(found.differences) == 3
 
 
+def test_less_is_asked_of_a_module_that_multiplies_with_less(compiled, monkeypatch):
+    tolerances = {d.name: d.tolerance for d in verify(network(), compiled).differences}
+    assert tolerances == {"y": 1e-4, "f": 1e-4}
+    target = {**compiled.header["target"], "precision": "tf32"}
+    monkeypatch.setattr(compiled, "header", {**compiled.header, "target": target})
+    tolerances = {d.name: d.tolerance for d in verify(network(), compiled).differences}
+    assert tolerances == {"y": 1e-2, "f": 1e-2}
+
+
 @pytest.mark.parametrize("missing", [(), ("onnxruntime",)])
 def test_a_wrong_module_fails_with_any_reference(missing, compiled, monkeypatch):
     for name in missing:

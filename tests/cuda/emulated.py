@@ -6,13 +6,14 @@ import ctypes
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from gxx import compile_cuda, kernels_of
+from gxx import compile_cuda, compile_emulation, kernels_of
 
 from alt.build import Program, build
 from alt.compiler import Fused, fused
@@ -46,6 +47,7 @@ class Emulation:
         assert isinstance(program.library, Lowered)
         self.program = program
         self.kernels = kernels_of(program.library.source)
+        _runtime()  # first, because the kernels need what it has
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "kernels.so"
             compile_cuda(program.library.source, library)
@@ -83,7 +85,7 @@ class Emulation:
         lowered = self.program.library
         shape = lowered.launches[function].shape
         triple = ctypes.c_uint * 3
-        code = self.library.emulate(
+        code = _runtime().emulate(
             ctypes.cast(getattr(self.library, function), ctypes.c_void_p),
             len(pointers),
             (ctypes.c_void_p * len(pointers))(*pointers),
@@ -94,6 +96,14 @@ class Emulation:
             int(backwards),
         )
         assert code == 0, f"kernel {function}: {ENDS[code]}"
+
+
+@cache
+def _runtime() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "emulation.so"
+        compile_emulation(library)
+        return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def fenced(size: int) -> np.ndarray:

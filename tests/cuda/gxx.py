@@ -23,8 +23,14 @@ KERNEL = re.compile(r'extern "C" __global__ void[^;{]*? (\w+)\(([^)]*)\) \{')
 WAITS = re.compile(r"__syncthreads|__syncwarp|__shfl")
 
 
+def compile_emulation(library: Path) -> None:
+    """Write the library that the others need: it has `emulate`, which launches a kernel."""
+    source = HEADERS / "emulation.cc"
+    subprocess.run(["g++", *FLAGS, f"-I{HEADERS}", str(source), "-o", str(library)], check=True)
+
+
 def compile_cuda(source: str, library: Path) -> None:
-    """Write a library with every kernel, and with `emulate`, which launches one.
+    """Write a library with every kernel of some CUDA C.
 
     Raises:
         AssertionError: if g++ does not like the source; the message shows both.
@@ -32,7 +38,7 @@ def compile_cuda(source: str, library: Path) -> None:
     # Memory that a launch asks for is an array without a size.
     source = re.sub(
         r"extern __shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?(\w+) (\w+)\[\];",
-        r"\1* \2 = (\1*)(((uintptr_t)emulation::dynamic_shared.data() + 127) / 128 * 128);",
+        r"\1* \2 = (\1*)emulation_dynamic_shared;",
         source,
     )
     # C++ wants the alignment first.

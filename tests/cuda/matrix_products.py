@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import onnx
-from emulated import SM_90, Emulation, planned
+from emulated import Emulation, planned
 from onnx import TensorProto, helper, numpy_helper
 
 from alt.compiler import Fused, fused
@@ -46,18 +44,9 @@ THIN: Shapes = [
 ]
 
 
-@dataclass(frozen=True)
-class Multiplying(Gpu):
-    """A GPU, and what it is to multiply."""
-
-    precision: str = "fp32"
-
-
 def gpu(precision: str, arch: str = "sm_90") -> Gpu:
     """A GPU that multiplies with some precision."""
-    given: Any = gpu_of({"kind": "cuda", "arch": arch})
-    values = {f.name: getattr(given, f.name) for f in fields(Gpu)}
-    return Multiplying(**{**values, "precision": precision})
+    return gpu_of({"kind": "cuda", "arch": arch}, precision)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -83,7 +72,7 @@ def network(
     )
     opsets = [helper.make_opsetid("", 20)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    return replace(fused(model, SM_90), machine=gpu(precision, arch))
+    return fused(model, {"kind": "cuda", "arch": arch}, precision=precision)
 
 
 def products(shapes: Shapes, precision: str, arch: str = "sm_90") -> tuple[Fused, list[np.ndarray]]:

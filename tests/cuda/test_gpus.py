@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+
 import pytest
 import tvm
-from equivalence import array
+from equivalence import array, model, node
 from gxx import kernels_of
 from small_models import network
 
@@ -12,6 +15,7 @@ import alt
 from alt.cuda.code import arch_refusal, device_of
 from alt.cuda.gpu import gpu_of
 from alt.target import Machine, resolve
+from tuner.records import Header
 
 SM_90 = {"kind": "cuda", "arch": "sm_90"}
 
@@ -68,6 +72,32 @@ def test_targets_that_are_none(target, message):
         resolve(target)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+@pytest.mark.parametrize(("arch", "able"), [("sm_70", False), ("sm_75", False), ("sm_80", True)])
+def test_precision_as_far_as_the_gpu_can(precision, arch, able):
+    gpu = resolve({"kind": "cuda", "arch": arch}, precision=precision)
+    assert gpu.precision == (precision if able else "fp32")
+    assert gpu.description["precision"] == gpu.precision
+    assert gpu.description["asked_precision"] == precision
+    assert resolve(SM_90).precision == "fp32"
+
+
+def test_measurements_of_one_precision_are_not_those_of_another():
+    ids = {
+        Header(resolve(SM_90, precision=p).description, {}).target_id
+        for p in ("fp32", "tf32", "fp16")
+    }
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("verb", [alt.compile, alt.tune])
+def test_precisions_that_are_none(verb):
+    with pytest.raises(alt.AltError, match="'bf16' is not known; use 'fp32', 'tf32', 'fp16'"):
+        verb(network(), SM_90, precision="bf16")
+    with pytest.raises(alt.AltError, match="precision='tf32' is for GPUs, and the target is a CPU"):
+        verb(network(), precision="tf32")
+
+
 def test_options_of_the_other_kind_are_refused(tmp_path):
     with pytest.raises(alt.AltError, match="leave threads out"):
         alt.compile(network(), SM_90, threads=2)
@@ -113,20 +143,39 @@ def test_where_machine_code_runs(arch, here, runs):
         assert f"sm_{here}" in refusal
 
 
-@pytest.mark.cuda_build
-@pytest.mark.skipif(tvm.runtime.cuda(0).exist, reason="here is a GPU")
-def test_compiled_without_a_device_a_module_can_be_saved_and_says_why_it_cannot_run(
-    tmp_path, monkeypatch
-):
+@pytest.fixture
+def without_nvcc(monkeypatch):
+    """What nvcc would give; there may be none here."""
     from alt.cuda import assemble, nvcc
 
     def compile_source(source, arch):
-        """What nvcc would give; there may be none here."""
-        assert arch == "sm_90"
         registers = dict.fromkeys(kernels_of(source), 32)
         return [nvcc.Image(b"cubin", registers, dict.fromkeys(registers, 0))]
 
     monkeypatch.setattr(assemble, "compile_source", compile_source)
+
+
+@pytest.mark.cuda_build
+def test_a_module_says_what_it_multiplies(without_nvcc, tmp_path):
+    x = {"x": array(40, 40)}
+    proto = model([node("MatMul", ["x", "w"], "y")], x, ["y"], {"w": array(40, 40)})
+    module = alt.compile(proto, SM_90, precision="tf32")
+    assert module.runs_on == "GPU 0 (sm_90, tf32)"
+    assert module.header["kernels"][0]["schedule"]["precision"] == "tf32"
+    path = tmp_path / "m.alt"
+    module.save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert json.loads(archive.read("alt.json"))["target"]["precision"] == "tf32"
+    old = alt.compile(proto, {"kind": "cuda", "arch": "sm_75"}, precision="tf32")
+    assert old.runs_on == "GPU 0 (sm_75, fp32 in place of tf32)"
+    assert old.header["kernels"][0]["schedule"]["precision"] == "fp32"
+
+
+@pytest.mark.cuda_build
+@pytest.mark.skipif(tvm.runtime.cuda(0).exist, reason="here is a GPU")
+def test_compiled_without_a_device_a_module_can_be_saved_and_says_why_it_cannot_run(
+    tmp_path, without_nvcc
+):
     module = alt.compile(network(), SM_90, device="cuda:1")
     image = array(1, 3, 15, 17)
     for run in (lambda: module(image), module.benchmark, module.time_kernels, module.explain):

@@ -1,8 +1,9 @@
 """Matrix products on a GPU, emulated, against NumPy.
 
 Planted, and caught here: a tail of the depth that is not cleared; a tail of the rows that is
-written; rounding to tf32 left out; halves swapped; the columns of a run in the wrong order; a lane
-too few in a sum of lanes; an epilogue whose vectors are read one further.
+written (which may end the process); rounding to tf32 left out; halves swapped; the columns of a
+run in the wrong order; a lane too few in a sum of lanes; an epilogue whose vectors are read
+elsewhere.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Planted, and caught here: one buffer for two stages; no wait between stages; a wait for copies that
 is one group short; the padding left out of an address; a slice that sums another's terms, or none;
-rows of a swath in the wrong order; an estimate of registers without sums; a question that is only
-asked when statements are made.
+an estimate of registers without sums.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from emulated import Emulation, needs_gxx, planned
 
 import alt
 from alt.compiler import fused
+from alt.cuda.gpu import PRECISIONS
 from alt.cuda.nvcc import compile_source
-from alt.verify import relative_error, run_reference
+from alt.verify import relative_error, run_reference, tolerance_of
+from benchmarks.cuda_offline import cases_of, compiled_alone
 from benchmarks.networks import (
     NETWORKS,
-    bert_base,
     bert_tiny,
     inputs_for,
-    light_graph,
     light_names,
     mobilenet_v2,
     resnet3d18,
@@ -39,30 +40,38 @@ def target(arch: str) -> dict[str, str]:
     return {"kind": "cuda", "arch": arch}
 
 
+def case(name: str, precision: str) -> Any:
+    """Slow unless it is the one network of the precision that every change is tested with."""
+    quick = precision == "fp32" or name == "bert_tiny"
+    return pytest.param(name, precision, marks=() if quick else pytest.mark.slow)
+
+
 @needs_gxx
-@pytest.mark.parametrize("name", SMALL)
-def test_small_networks_compute_what_onnx_runtime_does(name):
+@pytest.mark.parametrize(("name", "precision"), [case(n, p) for p in PRECISIONS for n in SMALL])
+def test_small_networks_compute_what_onnx_runtime_does(name, precision):
     proto = SMALL[name]()
     inputs = inputs_for(proto)
-    network = fused(proto, target("sm_90"))
-    found = Emulation(planned(network))([inputs[n] for n, *_ in network.imported.inputs])
+    network = fused(proto, target("sm_90"), precision=precision)
+    program = planned(network)
+    found = Emulation(program)([inputs[n] for n, *_ in network.imported.inputs])
     _, expected = run_reference(proto, inputs)
-    assert max(map(relative_error, found, expected)) < 1e-4
+    error = max(map(relative_error, found, expected))
+    assert error < tolerance_of("float32", precision)
+    multiplied = {step.notes.get("precision") for step in program.steps}
+    assert (precision in multiplied) or name != "bert_tiny"
+    if precision != "fp32" and precision in multiplied:
+        assert error > 1e-6, "nothing was rounded"
 
 
+@needs_nvcc
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_published_networks_generate(name):
-    proto = bert_base() if name == "bert_base" else NETWORKS[name]()
-    program = planned(fused(proto, target("sm_90")))
-    assert {step.function for step in program.steps} == set(program.library.launches)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", light_names())
-def test_the_networks_of_the_onnx_package_generate(name):
-    program = planned(fused(light_graph(name), target("sm_90")))
-    assert {step.function for step in program.steps} == set(program.library.launches)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [*NETWORKS, *light_names()])
+def test_the_networks_of_the_benchmarks_compile(name, precision):
+    (network,) = cases_of([name], [precision])
+    outcome = compiled_alone(network, "sm_90")
+    assert not outcome.problem
+    assert outcome.compiled.kernels > 0
 
 
 @needs_nvcc

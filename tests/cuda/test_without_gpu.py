@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from emulated import needs_gxx
+from gxx import HEADERS
 
 pytestmark = [pytest.mark.cuda_build, needs_gxx]
 HERE = Path(__file__).parent
@@ -30,7 +31,8 @@ def environment(tmp_path_factory):
     versions.write_text("libcudart.so.13 { global: *; };\n")
     runtime, driver = folder / "libcudart.so.13", folder / "libcuda.so.1"
     linking = [f"-Wl,--version-script={versions}", f"-Wl,-soname,{runtime.name}", "-ldl"]
-    command = [*SHARED, str(DRIVER / "driver.cc"), "-o", str(runtime), *linking]
+    sources = [str(DRIVER / "driver.cc"), str(HEADERS / "emulation.cc"), f"-I{HEADERS}"]
+    command = [*SHARED, *sources, "-o", str(runtime), *linking]
     subprocess.run(command, check=True)
     needed = ["-Wl,--no-as-needed", "-x", "c++", "/dev/null", "-x", "none", str(runtime)]
     named = [f"-Wl,-soname,{driver.name}", "-Wl,-rpath,$ORIGIN"]

@@ -27,6 +27,8 @@ LOWEST = -3.4028234e38
 def attention(scope: GpuScope) -> Stmt:
     """Any number of keys, and any mask or scale between the product and the softmax.
 
+    Multiplies float32, whatever the precision of the GPU: there are no tensor cores in it.
+
     Source:
         Online normalizer calculation for softmax (arXiv 1805.02867).
     """
@@ -153,4 +155,5 @@ def attention(scope: GpuScope) -> Stmt:
         return with_indices(scope, block, heads, for_query)
 
     scope.notes["keys"] = chunk
+    scope.notes["precision"] = "fp32"
     return scope.launch((prod(heads),), (THREADS,), work)

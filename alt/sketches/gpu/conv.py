@@ -24,6 +24,7 @@ from alt.sketches.gpu.grid import with_indices
 from alt.sketches.gpu.results import Results
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.staging import Steps, inputs, steps_of, weights
+from alt.sketches.gpu.warp_conv import goes_to_tensor_cores, warp_convolution
 from alt.sketches.scope import Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry, has_packed_weights, phases
 from primitives.tensorir import tirx
@@ -50,6 +51,9 @@ def convolution(scope: GpuScope) -> Stmt:
     """A convolution of any rank, groups, strides and dilations, whose weights are constants."""
     node = scope.kernel.anchor
     assert node is not None
+    precision = scope.gpu.precision
+    if goes_to_tensor_cores(scope, precision):
+        return warp_convolution(scope, precision)
     groups, channels, outputs = geometry(node)
     every = [p for p in phases(node) if prod(p.count)]
     first = every[0]

@@ -14,9 +14,18 @@ from primitives.tensorir import tirx
 
 _COPY = """
 #ifndef ALT_EMULATED
-static __device__ __forceinline__ void alt_copy(float* to, const float* from, bool there) {
+static __device__ __forceinline__ void alt_copy(void* to, const void* from, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
       :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+#endif
+"""
+
+_COPY_WORD = """
+#ifndef ALT_EMULATED
+static __device__ __forceinline__ void alt_copy_word(void* to, const void* from, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+      :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
 }
 #endif
 """
@@ -38,19 +47,21 @@ static __device__ __forceinline__ void alt_await_copies_but_{left}() {{
 """
 
 
-def copy(to: tuple[Any, Expr], load: Any, there: Expr) -> Stmt:
-    """Start to copy four float32, both places aligned to 16 bytes.
+def copy(to: tuple[Any, Expr], load: Any, there: Expr, words: int) -> Stmt:
+    """Start to copy a word of 32 bits, or four, both places aligned to as much.
 
     Args:
         to: an array in shared memory, and where in it.
         load: the first of them, as it would be read.
         there: whether they exist; if not, nothing is read, and zeros are written.
+        words: 1 or 4.
 
     Source: PTX ISA, cp.async.
     """
     shared, at = to
     pointers = tirx.address_of(tirx.BufferLoad(shared, [at])), tirx.address_of(load)
-    return tirx.Evaluate(called("void", "alt_copy", _COPY, *pointers, there))
+    name, source = {1: ("alt_copy_word", _COPY_WORD), 4: ("alt_copy", _COPY)}[words]
+    return tirx.Evaluate(called("void", name, source, *pointers, there))
 
 
 def close_group() -> Stmt:

@@ -169,7 +169,7 @@ class Threads:
 class TensorCores:
     """The warp multiplies together, 16 x 8 results and 8 words of the sums at a time.
 
-    Factors that were only copied are rounded when they are read (`rounds`).
+    Factors that were only copied are rounded when they are read (`rounds`, of each panel).
 
     Which terms are summed in which order is free, if both panels agree: thread t of a group takes
     the words 2t and 2t + 1, which one read gets where they are neighbours.
@@ -178,7 +178,7 @@ class TensorCores:
     scope: GpuScope
     team: Team
     precision: str
-    rounds: bool = False
+    rounds: tuple[bool, bool] = (False, False)
     run: int = 2
 
     @property
@@ -210,7 +210,7 @@ class TensorCores:
                 return tirx.BufferLoad(shared, [at])
 
             def put(j: int, value: Expr) -> Stmt:
-                made = rounded(value) if self.rounds else value
+                made = rounded(value) if self.rounds[which] else value
                 return tirx.BufferStore(into, made, [places[j]])
 
             if panels[which].contiguous == "outer":

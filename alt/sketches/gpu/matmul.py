@@ -6,9 +6,7 @@ from alt.sketches.gpu import fallback
 from alt.sketches.gpu.blocked import blocked_product
 from alt.sketches.gpu.product import product_of
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.tensor_cores import CAPABILITY
 from alt.sketches.gpu.thin import MOST_ROWS, thin_product
-from alt.sketches.gpu.tiling import Precision
 from alt.sketches.scope import Stmt
 
 KINDS = ("thin", "blocks")
@@ -26,10 +24,4 @@ def matmul(scope: GpuScope) -> Stmt:
     thin = product.transposed if product.columns < product.rows else product
     if thin.rows <= MOST_ROWS and scope.choose.one_of("kind", KINDS, "thin") == "thin":
         return thin_product(scope, thin)
-    return blocked_product(scope, product, precision_of(scope))
-
-
-def precision_of(scope: GpuScope) -> Precision:
-    """What may be multiplied, as far as the GPU can."""
-    asked: Precision = getattr(scope.gpu, "precision", "fp32")
-    return asked if scope.gpu.capability >= CAPABILITY else "fp32"
+    return blocked_product(scope, product, scope.gpu.precision)

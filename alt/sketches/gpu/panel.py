@@ -6,13 +6,14 @@ or two float16 that follow each other along the axis that is summed over.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alt.elementary import Expr
 from alt.sketches.gpu.copies import copy
-from alt.sketches.gpu.product import LANES, Along, Operand
+from alt.sketches.gpu.product import Along
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.tensor_cores import packed_halves, rounded
 from alt.sketches.gpu.tiling import Precision
@@ -45,12 +46,16 @@ class Part:
         return tirx.all(*conditions) if conditions else None
 
 
+Found = tuple[Expr | None, Callable[[Expr], Any]]
+"""Whether elements exist that are read at once (None: they do), and the read of each."""
+
+
 @dataclass(frozen=True)
-class Panel:
+class Panel(ABC):
     """A part of one operand in shared memory: as many rows, or columns, as a block's results have.
 
     Attributes:
-        operand: where it comes from.
+        along: the axis along which neighbours in memory lie, as `Operand` has it.
         outer: how many rows, or columns, it has.
         depth: how many terms of the sums.
         threads: how many share the work.
@@ -59,9 +64,10 @@ class Panel:
         pad: words between the rows of it that are only there to keep threads from waiting for the
             same bank.
         lanes: how many elements a thread reads at once.
+        copied: whether words are those of memory, and do not pass through registers.
     """
 
-    operand: Operand
+    along: Along
     outer: int
     depth: int
     threads: int
@@ -69,6 +75,26 @@ class Panel:
     contiguous: Along
     pad: int
     lanes: int
+    copied: bool
+
+    @abstractmethod
+    def found(self, part: Part, piece: Expr, outer: Expr, term: Expr) -> Found:
+        """Neighbours in memory, `lanes` of them.
+
+        Args:
+            part: which part of the operand the panel is.
+            piece: which of a thread's pieces they are in.
+            outer: the row, or column, of the first in the panel.
+            term: its place along the other axis of the panel.
+        """
+
+    def before(self, thread: Expr, part: Part) -> Stmt | None:
+        """What a thread works out once, for all parts in the rows, or columns, of this one."""
+        return None
+
+    def opened(self, part: Part) -> Stmt | None:
+        """What a thread works out once for all that it reads of a part."""
+        return None
 
     @property
     def packed(self) -> int:
@@ -99,7 +125,7 @@ class Panel:
     @property
     def piece(self) -> tuple[int, int]:
         """What a thread takes at once: elements along `outer` and `depth`."""
-        if self.operand.along == "depth":
+        if self.along == "depth":
             return 1, max(self.lanes, self.packed)
         return self.lanes, self.packed
 
@@ -115,10 +141,16 @@ class Panel:
         return -(-self.pieces // self.threads)
 
     @property
+    def row(self) -> int:
+        """How many of them neighbouring threads take of one row, or column."""
+        outer, deep = self.piece
+        return self.depth // deep if self.along == "depth" else self.outer // outer
+
+    @property
     def staged(self) -> int:
         """Elements that a thread holds."""
         outer, deep = self.piece
-        return self.each * outer * deep
+        return 0 if self.copied else self.each * outer * deep
 
     def fetch(self, scope: GpuScope, staged: Any, thread: Expr, part: Part) -> Stmt:
         """Read a thread's elements into its registers; what does not exist is 0.
@@ -130,31 +162,28 @@ class Panel:
             part: what to read.
         """
         wide, deep = self.piece
-        along, run = self.operand.along, self.lanes
+        run = self.lanes
 
         def piece(i: Expr, outer: Expr, term: Expr) -> Stmt:
             def some(down: Expr) -> Stmt:
                 """Elements that lie next to each other."""
-                x, k = part.outer + outer, part.term + term + down
+                inside, load = self.found(part, i, outer, term + down)
                 start = self._register(i, i32(0), down)
 
                 def read(lane: Expr) -> Stmt:
-                    at = (x + lane, k) if along == "outer" else (x, k + lane)
-                    value = self.operand.element(part.batch, *at)
-                    return tirx.BufferStore(staged, value, [start + lane])
+                    return tirx.BufferStore(staged, load(lane), [start + lane])
 
                 def clear(lane: Expr) -> Stmt:
                     return tirx.BufferStore(staged, tirx.const(0, "float32"), [start + lane])
 
                 found = scope.loop(run, read, VECTORIZED)
-                inside = part.inside(x, k)
                 if inside is None:
                     return found
                 return tirx.IfThenElse(inside, found, scope.loop(run, clear, VECTORIZED))
 
             return scope.loop(wide * deep // run, some, UNROLLED)
 
-        return self._each_piece(scope, thread, piece)
+        return seq(self.opened(part), self._each_piece(scope, thread, piece))
 
     def copy(self, scope: GpuScope, shared: Any, base: Expr, thread: Expr, part: Part) -> Stmt:
         """Start to copy a thread's elements to shared memory; words have to be as in memory.
@@ -166,17 +195,16 @@ class Panel:
             thread: its number.
             part: what to copy.
         """
-        assert self.packed == 1 and self.lanes == LANES, "copies are of four float32"
-        assert self.contiguous == self.operand.along, "copies keep neighbours together"
+        assert self.packed == 1, "copies do not convert"
+        assert self.lanes == 1 or self.contiguous == self.along, "copies keep neighbours together"
 
-        def piece(_: Expr, outer: Expr, term: Expr) -> Stmt:
-            here = part.outer + outer, part.term + term
-            inside = part.inside(*here)
+        def piece(i: Expr, outer: Expr, term: Expr) -> Stmt:
+            inside, load = self.found(part, i, outer, term)
             there = tirx.const(True, "bool") if inside is None else inside
-            load = self.operand.element(part.batch, *here)
-            return copy((shared, base + self.address(outer, term)), load, there)
+            to = shared, base + self.address(outer, term)
+            return copy(to, load(i32(0)), there, self.lanes)
 
-        return self._each_piece(scope, thread, piece)
+        return seq(self.opened(part), self._each_piece(scope, thread, piece))
 
     def put(self, scope: GpuScope, staged: Any, shared: Any, base: Expr, thread: Expr) -> Stmt:
         """Write a thread's elements to shared memory, as words, from `base` on."""
@@ -231,8 +259,7 @@ class Panel:
     ) -> Stmt:
         """A statement for each piece of a thread: (which of its own, where it starts)."""
         wide, deep = self.piece
-        along_depth = self.operand.along == "depth"
-        row = self.depth // deep if along_depth else self.outer // wide
+        along_depth, row = self.along == "depth", self.row
 
         def one(i: Expr) -> Stmt:
             number = i * self.threads + thread
@@ -244,9 +271,3 @@ class Panel:
             return tirx.IfThenElse(number < self.pieces, made, None)
 
         return scope.loop(self.each, one, UNROLLED)
-
-
-def lanes_of(operand: Operand, outer: int, depth: int) -> int:
-    """How many elements of an operand a thread can read at once for a panel of some extents."""
-    extent = outer if operand.along == "outer" else depth
-    return operand.lanes if extent % LANES == 0 else 1

@@ -76,9 +76,20 @@ class GpuScope(Scope):
             )
         return inner
 
-    def shared(self, elements: int, dtype: str = "float32", name: str = "shared") -> Any:
-        """An array that the threads of a block have in common, allocated where `allocate` says."""
-        return tirx.decl_buffer((elements,), dtype, name, scope="shared")
+    def shared(
+        self, elements: int, dtype: str = "float32", name: str = "shared", dynamic: bool = False
+    ) -> Any:
+        """An array that the threads of a block have in common, allocated where `allocate` says.
+
+        Args:
+            elements: how many.
+            dtype: of each.
+            name: of the array.
+            dynamic: ask for it at the launch, where there may be `gpu.most_shared_bytes` and not
+                just `gpu.shared_bytes`; one array of a kernel can be.
+        """
+        scope = "shared.dyn" if dynamic else "shared"
+        return tirx.decl_buffer((elements,), dtype, name, scope=scope)
 
     def sync(self) -> Stmt:
         """Wait for all threads of the block; what they wrote to shared memory is there then."""

@@ -26,6 +26,7 @@ def thin_product(scope: GpuScope, product: Product) -> Stmt:
     """
     split = decide_split(scope.choose, product, scope.gpu)
     scope.notes["split"] = [split.columns, split.slices]
+    scope.notes["precision"] = "fp32"
     tiles = -(-product.columns // split.columns)
     grid = (*product.batch, tiles)
 

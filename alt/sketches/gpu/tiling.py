@@ -6,13 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product as combinations
-from typing import Literal
 
-from alt.cuda.gpu import Gpu
+from alt.cuda.gpu import Gpu, Precision
 from tuner.choices import Choose, Infeasible
-
-Precision = Literal["fp32", "tf32", "fp16"]
-"""What is multiplied: float32, its upper 19 bits, or float16; sums and memory are float32."""
 
 OTHER_REGISTERS = 40
 """What a thread needs beside operands and sums: addresses, counters."""

@@ -22,7 +22,6 @@ constexpr int kDevices = 2;
 struct Kernel {
   void* address;
   int arguments, waits;
-  int (*emulate)(void*, int, void**, const unsigned*, const unsigned*, unsigned, int, int);
 };
 struct Module {
   void* library;
@@ -54,9 +53,18 @@ const char* text_of(int error) {
   }
 }
 
+// What the code of kernels needs is in this library, where it cannot see it unless told to.
+void show_this_library() {
+  Dl_info found;
+  dladdr((void*)&show_this_library, &found);
+  dlopen(found.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
+}
+
 }  // namespace
 
 extern "C" {
+
+int emulate(void*, int, void**, const unsigned*, const unsigned*, unsigned, int, int);
 
 int cudaGetDeviceCount(int* count) { return *count = kDevices, kSuccess; }
 int cudaGetDevice(int* found) { return *found = device, kSuccess; }
@@ -162,6 +170,7 @@ int cuModuleLoadData(void** found, const void* image) {
   const char* library = bytes + 16 + list_size;
   if (write(file, library, library_size) != (ssize_t)library_size) return kInvalid;
   std::string path = "/proc/self/fd/" + std::to_string(file);
+  show_this_library();
   Module* module = new Module{dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL), {}};
   if (!module->library) return kInvalid;
   char name[512];
@@ -172,7 +181,6 @@ int cuModuleLoadData(void** found, const void* image) {
     kernel.address = dlsym(module->library, name);
     kernel.arguments = arguments;
     kernel.waits = waits;
-    kernel.emulate = (decltype(kernel.emulate))dlsym(module->library, "emulate");
   }
   *found = module;
   return kSuccess;
@@ -189,8 +197,8 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** paramete
   Kernel* kernel = (Kernel*)function;
   void* arguments[256];
   for (int k = 0; k < kernel->arguments; ++k) arguments[k] = *(void**)parameters[k];
-  int code = kernel->emulate(kernel->address, kernel->arguments, arguments, config->grid,
-                             config->block, config->shared_bytes, kernel->waits, 0);
+  int code = emulate(kernel->address, kernel->arguments, arguments, config->grid, config->block,
+                     config->shared_bytes, kernel->waits, 0);
   return code ? kFailed : kSuccess;
 }
 
