@@ -105,6 +105,18 @@ def test_a_network_in_one_format(layouts):
     assert not any(program.plan.layouts.get(v) for v in program.plan.outputs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("layouts", "precision"), [("NHWC", "fp16"), ("NCHWc", "tf32")])
+def test_a_network_in_one_format_on_tensor_cores(layouts, precision):
+    proto, inputs = network()
+    compiled = fused(proto, SM_90, precision=precision)
+    program = planned(compiled, layouts)
+    assert any(step.notes.get("precision") == precision for step in program.steps)
+    found = Emulation(program)([inputs[name] for name, *_ in compiled.imported.inputs])
+    for a, b in zip(found, run_reference(proto, inputs), strict=True):
+        assert np.abs(a - b).max() < 1e-2 * np.abs(b).max()
+
+
 def test_conversions_between_all_formats():
     """Through tiles, by threads with a place each, and in the order of what is written."""
     shapes = (2, 24, 9, 8), (3, 40, 5, 7), (1, 72, 33, 35), (2, 8, 50), (1, 12, 3, 4, 5), (2, 6, 3)
@@ -211,6 +223,12 @@ def test_estimates_know_vectors_of_channels():
         kernel_seconds(kernel, Label(fmt, fmt), compiled.machine) for fmt in ("NCHW", "NHWC")
     )
     assert last < rows
+    tf32 = resolve(SM_90, precision="tf32")
+    assert isinstance(tf32, Gpu)
+    on_tensor_cores = [
+        kernel_seconds(kernel, Label(fmt, fmt), tf32) for fmt in ("NCHW", "NHWC", "NCHWc")
+    ]
+    assert max(on_tensor_cores) == on_tensor_cores[0] < last
     # One kernel between two tensors of the caller's: turning them costs more.
     assert not planned_by(proto, "joint").conversions
     assert len(planned_by(proto, "NHWC").conversions) == 2
