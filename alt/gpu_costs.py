@@ -11,9 +11,12 @@ from alt.gpu_formats import COMPLEX, Format, Label, block_in, layout_in
 from alt.graph import Node, Value
 from alt.kernels import Kernel
 from alt.sketches.gpu.block_tile import VECTOR, Work, decide_tile, estimate_cycles
+from alt.sketches.gpu.conv import tiles_well
 from alt.sketches.gpu.depthwise import FIND, goes_by_channel
 from alt.sketches.gpu.depthwise_channels import depthwise_of
 from alt.sketches.gpu.scope import GpuScope
+from alt.sketches.gpu.tiling import Problem, choose_tile, cycles_of
+from alt.sketches.gpu.warp_conv import goes_to_tensor_cores
 from alt.sketches.windows import Phase, geometry, phases
 from tuner.choices import Default
 
@@ -28,6 +31,9 @@ Source: data sheets of A100 (10) and H100 (14).
 
 LAUNCH_SECONDS = 3e-6
 """A kernel more: what the device does not do between two of them, and the tail of the first."""
+
+FIND_HELD = 3.0
+"""The same where a thread knows its places, and works out once a tap which of them exist."""
 
 OTHER = 12.0
 """Instructions of a depthwise result beside its taps: its place, its epilogue, its store."""
@@ -60,11 +66,11 @@ def kernel_seconds(kernel: Kernel, label: Label, gpu: Gpu) -> float:
     if goes_by_channel(anchor):
         cycles = _depthwise_cycles(kernel, anchor, label, gpu)
     else:
-        cycles = _product_cycles(anchor, label, gpu)
+        cycles = _product_cycles(kernel, anchor, label, gpu)
     return max(seconds, LAUNCH_SECONDS + cycles / CLOCK)
 
 
-def _product_cycles(node: Node, label: Label, gpu: Gpu) -> float:
+def _product_cycles(kernel: Kernel, node: Node, label: Label, gpu: Gpu) -> float:
     """A convolution as products, in tiles that the rule would take."""
     groups, channels, outputs = geometry(node)
     every = [p for p in phases(node) if prod(p.count)]
@@ -72,8 +78,38 @@ def _product_cycles(node: Node, label: Label, gpu: Gpu) -> float:
     places = node.output.shape[0] * prod(first.count)
     steps = max(1, channels * prod(first.taps))
     work = Work(places, outputs, steps, groups * len(every))
-    gather = FIND / VECTOR if _vectors_read(node, first, label.read, gpu) else FIND
-    return estimate_cycles(decide_tile(Default(), work, gpu), work, gpu, gather)
+    together = VECTOR if _vectors_read(node, first, label.read, gpu) else 1
+    if tiles_well(node) and goes_to_tensor_cores(_scope(kernel, node, label, gpu), gpu.precision):
+        channels_across = block_in(kernel.output, label.write, gpu.lanes()) > 1
+        return _tensor_core_cycles(work, channels_across, together, gpu)
+    return estimate_cycles(decide_tile(Default(), work, gpu), work, gpu, FIND / together)
+
+
+def _tensor_core_cycles(work: Work, channels_across: bool, together: int, gpu: Gpu) -> float:
+    """The same on tensor cores, where finding elements costs more than multiplying them.
+
+    Args:
+        work: what is multiplied.
+        channels_across: whether the rows of the product are places.
+        together: how many elements of the input are found at once.
+        gpu: where.
+    """
+    precision, copied = gpu.precision, gpu.precision == "tf32"
+    extents = (work.places, work.channels) if channels_across else (work.channels, work.places)
+    problem = Problem(work.groups, *extents, work.steps, precision, copied)
+    tile = choose_tile(problem, gpu)
+    places = tile.rows if channels_across else tile.columns
+    staged = tile.blocks(problem) * places * -(-work.steps // tile.depth) * tile.depth
+    # A multiprocessor without blocks does not help.
+    cores = min(gpu.cores, tile.blocks(problem))
+    return cycles_of(tile, problem, gpu) + staged * FIND_HELD / together / (ISSUED * cores)
+
+
+def _scope(kernel: Kernel, node: Node, label: Label, gpu: Gpu) -> GpuScope:
+    """The kernel in these formats, only to ask what its sketch would do."""
+    lanes, x, output = gpu.lanes(), node.inputs[0], kernel.output
+    layouts = {x: layout_in(x, label.read, lanes), output: layout_in(output, label.write, lanes)}
+    return GpuScope(kernel, layouts, {}, gpu, asking=True)
 
 
 def _vectors_read(node: Node, phase: Phase, read: Format, gpu: Gpu) -> bool:
@@ -88,7 +124,5 @@ def _vectors_read(node: Node, phase: Phase, read: Format, gpu: Gpu) -> bool:
 
 def _depthwise_cycles(kernel: Kernel, node: Node, label: Label, gpu: Gpu) -> float:
     """Instructions of all threads, as many results each as the rule gives them."""
-    lanes, x, output = gpu.lanes(), node.inputs[0], kernel.output
-    layouts = {x: layout_in(x, label.read, lanes), output: layout_in(output, label.write, lanes)}
-    share = depthwise_of(GpuScope(kernel, layouts, {}, gpu, asking=True))
+    share = depthwise_of(_scope(kernel, node, label, gpu))
     return node.output.size * (share.instructions + OTHER) / (ISSUED * gpu.cores)

@@ -128,7 +128,7 @@ def ends_of(kernel: Kernel, constants: Container[Value]) -> Ends:
         return ROWS
     if anchor.op in COMPLEX:
         x = anchor.inputs[0]
-        return Ends((x,), tuple(v for v in same if v is not x), free=True)
+        return Ends((x,), tuple(v for v in same if v not in anchor.inputs), free=True)
     if anchor.op == "pool":
         return Ends(tuple(dict.fromkeys((anchor.inputs[0], *same))))
     if anchor.op == "concat":

@@ -15,14 +15,15 @@ import alt.compiler
 from alt.arrays import Signature, as_input
 from alt.compiler import fused
 from alt.describe import describe_kernels
+from alt.gpu_formats import FORMATS
 
 
 class Emulated:
     """As a module, as far as tests of operators look."""
 
-    def __init__(self, model: Any, options: dict[str, Any]) -> None:
+    def __init__(self, model: Any, options: dict[str, Any], layouts: str) -> None:
         network = fused(model, SM_90, **options)
-        program = planned(network)
+        program = planned(network, layouts)
         self.header = {"kernels": describe_kernels(network.graph, program)}
         self.inputs = tuple(Signature(*value) for value in network.imported.inputs)
         self.run = Emulation(program)
@@ -39,7 +40,8 @@ class Emulated:
 def compile(model: Any, target: Any = "llvm", **options: Any) -> Any:  # noqa: A001
     """In the place of `alt.compile`."""
     kept = {k: v for k, v in options.items() if k in ("shapes", "constants")}
-    return Emulated(model, kept)
+    layouts = options.get("layouts")
+    return Emulated(model, kept, layouts if layouts in FORMATS else "joint")
 
 
 def pytest_configure(config: Any) -> None:

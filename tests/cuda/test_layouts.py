@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import cache
+from itertools import permutations
 
 import numpy as np
 import onnx
@@ -12,17 +13,21 @@ from emulated import SM_90, Emulation, needs_gxx, planned
 from equivalence import array, assert_same, model, node, run_reference
 
 import alt.gpu_plan
+from alt.build import build
 from alt.compiler import fused
 from alt.cuda.gpu import Gpu
 from alt.cuda.nvcc import compile_source
 from alt.decisions import decided
 from alt.gpu_costs import conversion_seconds, kernel_seconds
 from alt.gpu_formats import Label, decide_label, layouts_of
-from alt.plan import Plan
+from alt.graph import Graph, Value
+from alt.plan import Plan, copy_kernel
 from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
-from alt.storage import block_of
+from alt.storage import block_of, channels_blocked
+from alt.target import resolve
 from benchmarks.networks import inputs_for, mobilenet_v2, resnet18
+from primitives.reference import pack, unpack
 from tuner.choices import Given
 from tuner.config import Config
 from tuner.space import Space
@@ -98,6 +103,44 @@ def test_a_network_in_one_format(layouts):
                     stored = 1 if layout is None else block_of(layout)
                     assert stored == block[layouts](value.shape[1]), value
     assert not any(program.plan.layouts.get(v) for v in program.plan.outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layouts", "precision"), [("NHWC", "fp16"), ("NCHWc", "tf32")])
+def test_a_network_in_one_format_on_tensor_cores(layouts, precision):
+    proto, inputs = network()
+    compiled = fused(proto, SM_90, precision=precision)
+    program = planned(compiled, layouts)
+    assert any(step.notes.get("precision") == precision for step in program.steps)
+    found = Emulation(program)([inputs[name] for name, *_ in compiled.imported.inputs])
+    for a, b in zip(found, run_reference(proto, inputs), strict=True):
+        assert np.abs(a - b).max() < 1e-2 * np.abs(b).max()
+
+
+def test_conversions_between_all_formats():
+    """Through tiles, by threads with a place each, and in the order of what is written."""
+    shapes = (2, 24, 9, 8), (3, 40, 5, 7), (1, 72, 33, 35), (2, 8, 50), (1, 12, 3, 4, 5), (2, 6, 3)
+    kernels, layouts, sources, targets = [], {}, [], []
+    for number, shape in enumerate(shapes):
+        blocks = (1, shape[1], *(b for b in (4, 8) if shape[1] % b == 0))
+        for k, (read, write) in enumerate(permutations(blocks, 2)):
+            source = Value(f"s{number}_{k}", shape, "float32")
+            target = Value(f"t{number}_{k}", shape, "float32")
+            layouts[source] = channels_blocked(shape, read, ())
+            layouts[target] = channels_blocked(shape, write, ())
+            kernels.append(copy_kernel(source, target))
+            sources.append(source)
+            targets.append(target)
+    graph = Graph(sources, targets, [], {})
+    program = build(graph, Plan(kernels, layouts, targets), resolve(SM_90), alone=True)
+    assert any(step.notes["threads"] == [32, 8] for step in program.steps)
+    values = [array(*v.shape, seed=k) for k, v in enumerate(sources)]
+    emulation = Emulation(program)
+    given = [pack(values[k], layouts[v]) for k, v in enumerate(sources)]
+    for found in emulation(given), emulation(given, backwards=True):
+        for value, target, cells in zip(values, targets, found, strict=True):
+            stored = cells.reshape(layouts[target].shape)
+            np.testing.assert_array_equal(unpack(stored, layouts[target]), value)
 
 
 def chain() -> onnx.ModelProto:
@@ -180,6 +223,12 @@ def test_estimates_know_vectors_of_channels():
         kernel_seconds(kernel, Label(fmt, fmt), compiled.machine) for fmt in ("NCHW", "NHWC")
     )
     assert last < rows
+    tf32 = resolve(SM_90, precision="tf32")
+    assert isinstance(tf32, Gpu)
+    on_tensor_cores = [
+        kernel_seconds(kernel, Label(fmt, fmt), tf32) for fmt in ("NCHW", "NHWC", "NCHWc")
+    ]
+    assert max(on_tensor_cores) == on_tensor_cores[0] < last
     # One kernel between two tensors of the caller's: turning them costs more.
     assert not planned_by(proto, "joint").conversions
     assert len(planned_by(proto, "NHWC").conversions) == 2
