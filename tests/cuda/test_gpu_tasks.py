@@ -15,7 +15,9 @@ from alt.cuda.nvcc import Image, Images, compile_source
 from alt.decisions import decided
 from alt.gpu_features import NAMES, describe_on_gpu, estimate_on_gpu
 from alt.propagate import plan_layouts
-from alt.replay import header_for_replay, header_of
+from alt.replay import header_for_replay, header_of, kernels_of_log
+from alt.report import reports_of
+from alt.report_page import page
 from alt.target import resolve
 from alt.tasks import tasks_of
 from tuner.boosted import Boosted
@@ -150,6 +152,37 @@ def test_without_a_gpu_a_log_says_which_one_is_meant(monkeypatch):
     record(log, header_of(gpu, 1, "H100"))
     with pytest.raises(TuningError, match="H100, H200"):
         header_for_replay(log, gpu, 1)
+
+
+def test_a_log_is_replayed_where_no_gpu_is(made, tasks, monkeypatch, tmp_path):
+    monkeypatch.setattr(alt.replay, "device_refusal", lambda *_: "none is here")
+    header, path = header_of(made.machine, 1, "H200"), tmp_path / "log.jsonl"
+    log = TuningLog.open(path, header)
+    best = {}
+    for task in tasks:
+        default, *others = dict.fromkeys(samples(task))
+        best[task.key] = others[-1]
+        for loops, seconds in ((default, 2.0), (others[-1], 1.0)):
+            measured = Measurement(Status.ok, (seconds,))
+            candidate = Candidate(Config({}), loops)
+            log.append(
+                header.record(task.key, candidate, measured, "2026-01-01T00:00:00+00:00", task.name)
+            )
+
+    def source(kernels):
+        plan = plan_layouts(made.graph, kernels, made.machine)
+        return build(made.graph, plan, made.machine).library.source
+
+    kernels = kernels_of_log(made, path, 1)
+    answers = [k.anchor.attrs["loops"] for k in kernels if k.anchor and "loops" in k.anchor.attrs]
+    assert answers == list(best.values())
+    assert source(kernels) == source(kernels_of_log(made, path, 1))
+    assert source(kernels) != source(made.kernels)
+    other = fused(network(), {"kind": "cuda", "arch": "sm_80"})
+    with pytest.raises(TuningError, match=r"0/4 tasks applied.*arch=sm_90.*here arch=sm_80"):
+        kernels_of_log(other, path, 1)
+    (report,) = reports_of(log)
+    assert "device H200, cores 132" in page("log.jsonl", [report])
 
 
 def test_images_are_made_once(tmp_path, monkeypatch):
