@@ -122,9 +122,14 @@ class Ours(OnDevice):
 
 @dataclass
 class Torch(OnDevice):
-    """PyTorch, operator by operator, with its libraries told to try what is fastest."""
+    """PyTorch, operator by operator, with its libraries told to try what is fastest.
+
+    Attributes:
+        tries_layouts: whether to try channels last, too.
+    """
 
     name: str = "torch"
+    tries_layouts: bool = True
     needs: tuple[str, ...] = ("torch",)
     _call: Any = field(default=None, repr=False)
 
@@ -143,7 +148,7 @@ class Torch(OnDevice):
             for v in loaded.graph.input
         ]
         best: tuple[float, Any] | None = None
-        for channels_last in (False, True) if images else (False,):
+        for channels_last in (False, True) if images and self.tries_layouts else (False,):
             call = self.build(loaded, channels_last)
             for _ in range(3):
                 call(*probe)
@@ -175,9 +180,10 @@ class Torch(OnDevice):
 
 @dataclass
 class TorchCompile(Torch):
-    """`torch.compile` with all it can try, weights frozen, CUDA graphs."""
+    """`torch.compile` with all it can try, weights frozen; layouts are its own choice."""
 
     name: str = "torch.compile"
+    tries_layouts: bool = False
 
     def build(self, model: onnx.ModelProto, channels_last: bool) -> Callable[..., Any]:
         import torch._inductor.config as inductor

@@ -262,6 +262,34 @@ def test_graphs_are_made_when_memory_comes_back_and_given_back_in_the_end(module
     assert counts()["graphs"] == at_first
 
 
+def test_graphs_are_few_and_soon_none_is_made_in_vain(module, saved):
+    """Twelve sets of memory take turns; more than are kept, so that each would make room."""
+    compiled = alt.load(saved)
+    compiled(**random_inputs(module.inputs))
+    expected, sets = [], []
+    for seed in range(12):
+        image = random_inputs(module.inputs, seed=seed)["x"]
+        expected.append(module(image))
+        tensors = [compiled._place(image.reshape(-1))]
+        tensors += [compiled._room(int(np.prod(s.shape)), s.dtype) for s in compiled.outputs]
+        sets.append(tensors)
+    at_first = counts()
+    rounds = 10
+    with compiled._working():
+        for _ in range(rounds):
+            for tensors in sets:
+                compiled._start(tensors)
+            for (_, *found), right in zip(sets, expected, strict=True):
+                for a, b in zip(found, right, strict=True):
+                    np.testing.assert_array_equal(a.numpy(), b.reshape(-1))
+    assert 0 < graphs_of(compiled) <= MOST_GRAPHS
+    if EMULATED:
+        kernels = len(module.header["kernels"])
+        assert counts()["graphs"] - at_first["graphs"] == graphs_of(compiled)
+        made = (counts()["recorded"] - at_first["recorded"]) // kernels
+        assert MOST_GRAPHS < made <= MOST_GRAPHS + 4, "patience grows with each that made room"
+
+
 def test_threads_take_turns(module, saved):
     compiled = alt.load(saved)
     device = tvm.runtime.cuda(0)
