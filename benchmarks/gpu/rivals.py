@@ -95,17 +95,15 @@ class OnDevice:
 
 @dataclass
 class Ours(OnDevice):
-    """`alt.compile`, without tuning, or with what was found before.
+    """`alt.compile`, without tuning.
 
     Attributes:
         layouts: which ones there are, by name.
-        log: what `alt.tune` wrote.
     """
 
     name: str = "ours"
     needs: tuple[str, ...] = ("torch",)
     layouts: str = "joint"
-    log: Path | None = None
     _module: Any = field(default=None, repr=False)
 
     def prepare(self, model: Path, threads: int) -> None:
@@ -113,7 +111,6 @@ class Ours(OnDevice):
 
         target = "llvm" if self.device == "cpu" else "cuda"
         options: dict[str, Any] = {} if self.precision == "fp32" else {"precision": self.precision}
-        options |= {} if self.log is None else {"log": self.log}
         self._module = alt.compile(str(model), target, layouts=self.layouts, **options)
 
     def start(self, placed: Any) -> Any:
