@@ -1,4 +1,4 @@
-"""`test_on_gpu.py` with a driver that emulates: host code, launches and artifacts are the real ones."""
+"""Tests on a GPU with a driver that emulates: host code, launches and artifacts are the real ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def environment(tmp_path_factory):
 def test_everything_that_runs_on_a_gpu(environment):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
     done = subprocess.run(
-        [*command, str(HERE / "test_on_gpu.py")],
+        [*command, str(HERE / "test_on_gpu.py"), str(HERE / "test_graphs_on_gpu.py")],
         env=environment,
         capture_output=True,
         text=True,
