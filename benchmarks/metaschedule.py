@@ -223,7 +223,7 @@ def search_by_metaschedule(
     Raises:
         AltError: if it finds no schedule.
     """
-    _load_intrinsics()
+    load_intrinsics()
     from tvm.s_tir import meta_schedule
 
     # Its workers inherit it.
@@ -232,7 +232,7 @@ def search_by_metaschedule(
     target = tvm.target.Target({**target.export(), "num-cores": threads})
     module = ir.IRModule({"main": operator.function()})
     builder: Any = meta_schedule.builder.LocalBuilder(
-        max_workers=physical_cores(), timeout_sec=120.0, initializer=_load_intrinsics
+        max_workers=physical_cores(), timeout_sec=120.0, initializer=load_intrinsics
     )
     config = meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
     runner: Any = meta_schedule.runner.LocalRunner(evaluator_config=config)
@@ -272,7 +272,7 @@ def search_by_metaschedule(
     )
 
 
-def _load_intrinsics() -> None:
+def load_intrinsics() -> None:
     """Import what MetaSchedule imports later, in a second instead of a minute.
 
     Its parser asks for the whole stack with the source around every frame, hundreds of times, and

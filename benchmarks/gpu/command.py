@@ -8,14 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import onnx
 
-from benchmarks.gpu.measure import OURS, Record, gpu_state, measure, right_outputs
+from benchmarks.gpu.measure import OURS, Record, measure, right_outputs
 from benchmarks.gpu.problems import BATCHES, NAMES, PRODUCTS, Problem, networks, operators
 from benchmarks.gpu.rivals import PRECISIONS, Cublas, OnDevice, Ours, Torch, TorchCompile
 from benchmarks.gpu.runtimes import MetaSchedule, OnnxRuntime, TensorRt
@@ -231,7 +230,7 @@ def _run(options: argparse.Namespace, names: Sequence[str]) -> tuple[bool, int]:
                 if time.monotonic() > end:
                     left += 1
                     continue
-                results = measure(
+                results, state = measure(
                     path,
                     inputs,
                     [contender(name, precision, options) for name in wanted],
@@ -241,8 +240,8 @@ def _run(options: argparse.Namespace, names: Sequence[str]) -> tuple[bool, int]:
                     lambda said: _tell(f"{problem.title} {precision}: {said}"),  # noqa: B023
                     options.seed,
                 )
-                record = Record(problem.title, precision, options.device, results)
-                record = replace(record, gpu=gpu_state(), versions=_versions())
+                shared = (problem.title, precision, options.device)
+                record = Record(*shared, results, state, _versions())
                 with log.open("a") as stream:
                     stream.write(json.dumps(record.to_dict()) + "\n")
                 ok = ok and record.right(OURS)

@@ -132,7 +132,7 @@ def measure(
     timeout: Callable[[], float],
     tell: Callable[[str], None],
     seed: int = 0,
-) -> dict[str, Measured]:
+) -> tuple[dict[str, Measured], str]:
     """Compile, check and time a model with every contender, each in its own process.
 
     One whose outputs are wrong is not timed.
@@ -146,6 +146,9 @@ def measure(
         timeout: seconds that a contender may take to compile, asked before each.
         tell: is told what happens.
         seed: of the order within a round.
+
+    Returns:
+        What each did, and the state of the GPU right after the last round.
     """
     results: dict[str, Measured] = {}
     with ExitStack() as stack:
@@ -167,12 +170,13 @@ def measure(
                 running.append(worker)
         tell(f"{plan.rounds} rounds of {', '.join(w.name for w in running)}")
         timings, problems = interleave(running, plan, np.random.default_rng(seed))
+        state = gpu_state()
     for name, found in results.items():
         timing = timings.get(name, Timing(()))
         results[name] = Measured(
             timing.samples, found.error, found.compile_seconds, problems.get(name, found.problem)
         )
-    return results
+    return results, state
 
 
 def gpu_state() -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 
-import numpy as np
 import onnx
 
 from benchmarks.networks import bert_base, bert_tiny, mobilenet_v2, resnet3d18, resnet18
@@ -104,4 +103,4 @@ def work_of(name: str) -> float:
     (48.0, 0.0)
     """
     kind, _, shape = name.partition(" ")
-    return 2.0 * prod(np.array(shape.split("x"), float)) if kind == "matmul" else 0.0
+    return 2.0 * prod(map(int, shape.split("x"))) if kind == "matmul" else 0.0

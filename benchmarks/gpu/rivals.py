@@ -95,17 +95,15 @@ class OnDevice:
 
 @dataclass
 class Ours(OnDevice):
-    """`alt.compile`, without tuning, or with what was found before.
+    """`alt.compile`, without tuning.
 
     Attributes:
         layouts: which ones there are, by name.
-        log: what `alt.tune` wrote.
     """
 
     name: str = "ours"
     needs: tuple[str, ...] = ("torch",)
     layouts: str = "joint"
-    log: Path | None = None
     _module: Any = field(default=None, repr=False)
 
     def prepare(self, model: Path, threads: int) -> None:
@@ -113,7 +111,6 @@ class Ours(OnDevice):
 
         target = "llvm" if self.device == "cpu" else "cuda"
         options: dict[str, Any] = {} if self.precision == "fp32" else {"precision": self.precision}
-        options |= {} if self.log is None else {"log": self.log}
         self._module = alt.compile(str(model), target, layouts=self.layouts, **options)
 
     def start(self, placed: Any) -> Any:
@@ -122,9 +119,14 @@ class Ours(OnDevice):
 
 @dataclass
 class Torch(OnDevice):
-    """PyTorch, operator by operator, with its libraries told to try what is fastest."""
+    """PyTorch, operator by operator, with its libraries told to try what is fastest.
+
+    Attributes:
+        tries_layouts: whether to try channels last, too.
+    """
 
     name: str = "torch"
+    tries_layouts: bool = True
     needs: tuple[str, ...] = ("torch",)
     _call: Any = field(default=None, repr=False)
 
@@ -143,7 +145,7 @@ class Torch(OnDevice):
             for v in loaded.graph.input
         ]
         best: tuple[float, Any] | None = None
-        for channels_last in (False, True) if images else (False,):
+        for channels_last in (False, True) if images and self.tries_layouts else (False,):
             call = self.build(loaded, channels_last)
             for _ in range(3):
                 call(*probe)
@@ -175,9 +177,10 @@ class Torch(OnDevice):
 
 @dataclass
 class TorchCompile(Torch):
-    """`torch.compile` with all it can try, weights frozen, CUDA graphs."""
+    """`torch.compile` with all it can try, weights frozen; layouts are its own choice."""
 
     name: str = "torch.compile"
+    tries_layouts: bool = False
 
     def build(self, model: onnx.ModelProto, channels_last: bool) -> Callable[..., Any]:
         import torch._inductor.config as inductor

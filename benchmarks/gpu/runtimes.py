@@ -157,6 +157,9 @@ class MetaSchedule(OnDevice):
         import tvm
         from tvm import relax
 
+        from benchmarks.metaschedule import load_intrinsics
+
+        load_intrinsics()
         device: Any = tvm.runtime.cuda(0)
         target = tvm.target.Target.from_device(device)
         tuned = relax.get_pipeline(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import psutil
 import pytest
@@ -19,6 +21,15 @@ from benchmarks.networks import inputs_for
 from benchmarks.protocol import relative_error
 
 torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors on many threads take longer, above all when others need the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def command(name):
@@ -181,6 +192,25 @@ def test_wrong_options(options, capsys):
         main(["gpu", *options])
     assert ended.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_tvm_compiles_a_network_for_a_gpu(tmp_path):
+    """The way of MetaSchedule, without trials: TVM's rules schedule every function."""
+    from tvm import relax
+    from tvm.target import Target
+
+    from benchmarks.gpu.runtimes import compiled_by_tvm
+
+    (problem,) = networks(["bert_tiny"], [1], small=True)
+    onnx.save(problem.build(0), tmp_path / "model.onnx")
+    target = Target({"kind": "cuda", "arch": "sm_90"}, host="llvm")
+    tuned = relax.get_pipeline(
+        "static_shape_tuning", total_trials=0, target=target, work_dir=str(tmp_path)
+    )
+    compiled = compiled_by_tvm(tmp_path / "model.onnx", target, tuned)
+    assert "main" in compiled.as_text()
 
 
 def python(name, code, minutes=1.0):

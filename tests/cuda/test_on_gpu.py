@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import inspect
 import os
-import threading
 
 import numpy as np
 import pytest
@@ -16,7 +13,6 @@ from small_models import arithmetic, network
 
 import alt
 from alt.cuda.gpu import gpu_of
-from alt.cuda.graphs import MOST_GRAPHS, driver
 from alt.module import random_inputs
 from alt.verify import PRECISION_TOLERANCES, verify
 
@@ -25,31 +21,6 @@ pytestmark = [
     pytest.mark.skipif(not tvm.runtime.cuda(0).exist, reason="there is no GPU that TVM can use"),
 ]
 EMULATED = "ALT_FAKE_SM" in os.environ
-
-
-@pytest.fixture(scope="module")
-def module():
-    return alt.compile(network(), "cuda")
-
-
-@pytest.fixture(scope="module")
-def saved(module, tmp_path_factory):
-    """Loading is a faster way to another module than compiling."""
-    path = tmp_path_factory.mktemp("saved") / "m.alt"
-    module.save(path)
-    return path
-
-
-def counts():
-    """What the emulated driver has done so far; on a device nobody counts."""
-    if not EMULATED:
-        return {"direct": 0, "recorded": 0, "replayed": 0, "graphs": 0}
-    count = ctypes.CDLL("libcuda.so.1").fake_count
-    return {name: count(k) for k, name in enumerate(("direct", "recorded", "replayed", "graphs"))}
-
-
-def graphs_of(compiled):
-    return len(compiled._graphs)
 
 
 def families():
@@ -223,82 +194,6 @@ def test_tensors_of_torch(module):
     assert not on_host[0].is_cuda
 
 
-def test_graphs_read_what_is_there_now(module, saved):
-    """The same memory, other numbers: from the second call on nothing is launched one by one."""
-    plain, fresh = alt.load(saved, cuda_graph=False), alt.load(saved)
-    before = counts()
-    for seed in range(4):
-        inputs = random_inputs(module.inputs, seed=seed)
-        expected = plain(**inputs)
-        for a, b in zip(fresh(**inputs), expected, strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert (graphs_of(plain), graphs_of(fresh)) == (0, 1)
-    if EMULATED:
-        kernels = len(module.header["kernels"])
-        passed = {name: now - before[name] for name, now in counts().items()}
-        assert passed == {
-            "direct": 5 * kernels,  # four calls, and the first of the other
-            "recorded": kernels,
-            "replayed": 3 * kernels,
-            "graphs": 1,
-        }
-
-
-def test_memory_that_is_elsewhere_each_time(module, saved):
-    """Many inputs and outputs stay alive; then all is freed, and others take their places."""
-    compiled = alt.load(saved)
-    device = tvm.runtime.cuda(0)
-    for first in (0, 20):
-        placed, results = [], []
-        for seed in range(first, first + 12):
-            inputs = random_inputs(module.inputs, seed=seed % 5)
-            placed.append((inputs["x"], tvm.runtime.tensor(inputs["x"], device)))
-        for _ in range(3):
-            results += [(x, compiled(tensor)) for x, tensor in placed]
-        for x, found in results:
-            for a, b in zip(found, module(x), strict=True):
-                np.testing.assert_array_equal(a.numpy(), b)
-    assert graphs_of(compiled) <= MOST_GRAPHS
-
-
-def test_graphs_are_made_when_memory_comes_back_and_given_back_in_the_end(module, saved):
-    if not EMULATED:
-        pytest.skip("only the emulation counts graphs")
-    at_first = counts()["graphs"]
-    compiled = alt.load(saved)
-    compiled(**random_inputs(module.inputs))
-    assert counts()["graphs"] == at_first
-    compiled(**random_inputs(module.inputs))
-    assert counts()["graphs"] == at_first + 1
-    del compiled
-    gc.collect()
-    assert counts()["graphs"] == at_first
-
-
-def test_threads_take_turns(module, saved):
-    compiled = alt.load(saved)
-    device = tvm.runtime.cuda(0)
-    failed = []
-
-    def call(seed):
-        inputs = random_inputs(module.inputs, seed=seed)
-        expected = [np.asarray(a) for a in results[seed]]
-        placed = tvm.runtime.tensor(inputs["x"], device)
-        for turn in range(6):
-            found = compiled(placed) if (seed + turn) % 2 else compiled(**inputs)
-            for a, b in zip(found, expected, strict=True):
-                if not np.array_equal(a.numpy() if hasattr(a, "numpy") else a, b):
-                    failed.append((seed, turn))
-
-    results = [module(**random_inputs(module.inputs, seed=seed)) for seed in range(4)]
-    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-
-
 def test_tensors_on_host_and_device_together():
     inputs = {"a": array(5, 7), "b": array(5, 7, seed=1)}
     proto = model([node("Add", "a b", "s"), node("Softmax", "s", "y", axis=-1)], inputs, ["y"])
@@ -308,32 +203,6 @@ def test_tensors_on_host_and_device_together():
         found = compiled(inputs["a"], placed)
         assert found.device == tvm.runtime.cuda(0)
         assert_same(found.numpy(), run_reference(proto, inputs))
-
-
-def test_the_current_device_of_the_caller_stays(module):
-    cuda = driver()
-    before = cuda.context()
-    for _ in range(3):
-        module(**random_inputs(module.inputs))
-        assert cuda.context() == before
-
-
-def test_other_threads_work_on_the_right_device(module):
-    """Kernels need a context, and one who never used a GPU has none."""
-    cuda, seen = driver(), []
-    module(**random_inputs(module.inputs))
-
-    def look():
-        seen.append(cuda.context())
-        with module._working():
-            seen.append(cuda.context())
-        seen.append(cuda.context())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    assert seen == [0, module._context, 0]
-    assert module._context
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
@@ -373,17 +242,6 @@ def test_a_gpu_of_another_generation(module, tmp_path, monkeypatch):
     with pytest.raises(alt.AltError, match=r"sm_90.*sm_80"):
         alt.load(tmp_path / "m.alt")
     assert alt.compile(arithmetic(), "cuda").header["target"]["arch"] == "sm_80"
-
-
-@pytest.mark.skipif(not EMULATED, reason="needs a driver that records nothing")
-def test_without_graphs_the_network_runs_all_the_same(module, saved, monkeypatch, caplog):
-    compiled = alt.load(saved)
-    monkeypatch.setenv("ALT_FAKE_CAPTURE", "0")
-    inputs = random_inputs(module.inputs, seed=3)
-    for _ in range(3):
-        np.testing.assert_array_equal(compiled(**inputs)[0], module(**inputs)[0])
-    assert graphs_of(compiled) == 0
-    assert sum("without a CUDA graph" in r.getMessage() for r in caplog.records) == 1
 
 
 @pytest.mark.skipif(not EMULATED, reason="needs a driver whose launches fail")

@@ -1,4 +1,4 @@
-"""`test_on_gpu.py` with a driver that emulates: host code, launches and artifacts are the real ones."""
+"""Tests on a GPU with a driver that emulates: host code, launches and artifacts are the real ones."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def environment(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("file", "marks"),
+    ("files", "marks"),
     [
-        ("test_on_gpu.py", "gpu"),
-        ("test_tuning_on_gpu.py", "gpu and not slow"),
-        pytest.param("test_tuning_on_gpu.py", "gpu and slow", marks=pytest.mark.slow),
+        (["test_on_gpu.py", "test_graphs_on_gpu.py"], "gpu"),
+        (["test_tuning_on_gpu.py"], "gpu and not slow"),
+        pytest.param(["test_tuning_on_gpu.py"], "gpu and slow", marks=pytest.mark.slow),
     ],
 )
-def test_everything_that_runs_on_a_gpu(environment, file, marks):
+def test_everything_that_runs_on_a_gpu(environment, files, marks):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks]
     done = subprocess.run(
-        [*command, str(HERE / file)],
+        [*command, *(str(HERE / file) for file in files)],
         env=environment,
         capture_output=True,
         text=True,
