@@ -1,4 +1,9 @@
-"""Networks on a GPU in every format: numbers by the emulation, what is converted, what is chosen."""
+"""Networks on a GPU in every format: numbers by the emulation, what is converted, what is chosen.
+
+Planted bugs, each of which a test here or of other storage in `test_conv` caught: no bound of the
+image below; pairs of threads forget that they share a place; tiles write behind the last place;
+the caller gets what was not converted; weights of a depthwise convolution by channel, not by tap.
+"""
 
 from __future__ import annotations
 
