@@ -17,6 +17,8 @@ from alt.graph import Value
 from alt.kernels import Kernel
 from alt.sketches import sketch_for
 from alt.sketches.gpu.scope import GpuScope
+from alt.storage import block_of
+from primitives import Layout
 from tuner.choices import Answer, Decision, Given
 from tuner.config import Config
 
@@ -38,6 +40,8 @@ NAMES = (
     "results of a thread",
     "estimated cycles",
     *(f"is {anchor}" for anchor in ANCHORS),
+    "channels next to each other read",
+    "channels next to each other written",
     *(f"answer {number}" for number in range(ANSWERS)),
 )
 """What each number means; sizes are logarithms to base 2."""
@@ -59,17 +63,22 @@ MEMORY_BYTES_A_CYCLE = 12.0
 
 
 def describe_on_gpu(
-    kernel: Kernel, constants: Mapping[Value, np.ndarray], loops: Config, gpu: Gpu
+    kernel: Kernel,
+    layouts: Mapping[Value, Layout],
+    constants: Mapping[Value, np.ndarray],
+    loops: Config,
+    gpu: Gpu,
 ) -> list[float]:
     """One number for each of `NAMES`.
 
     Args:
         kernel: of a task.
+        layouts: how the tensors at its ends are stored; by rows where not listed.
         constants: contents of the weights.
         loops: the answers of its sketch.
         gpu: what the code is for.
     """
-    scope, decisions = _asked(kernel, constants, loops, gpu)
+    scope, decisions = _asked(kernel, layouts, constants, loops, gpu)
     anchor = kernel.anchor
     assert anchor is not None
     blocks, threads = _launch(scope)
@@ -87,28 +96,37 @@ def describe_on_gpu(
         log2(written / (blocks * threads)),
         log2(_cycles(kernel, scope, gpu)),
         *(float(anchor.op == name) for name in ANCHORS),
+        *(log2(_together(v, layouts)) for v in (anchor.inputs[0], kernel.output)),
         *answers,
         *(-1.0 for _ in range(ANSWERS - len(answers))),
     ]
 
 
 def estimate_on_gpu(
-    kernel: Kernel, constants: Mapping[Value, np.ndarray], loops: Config, gpu: Gpu
+    kernel: Kernel,
+    layouts: Mapping[Value, Layout],
+    constants: Mapping[Value, np.ndarray],
+    loops: Config,
+    gpu: Gpu,
 ) -> float:
     """What the sketch expects; where it says nothing, arithmetic and memory, in seconds.
 
     Good for telling hopeless candidates, not for ranking the rest. Arguments as those of
     `describe_on_gpu`.
     """
-    scope, _ = _asked(kernel, constants, loops, gpu)
+    scope, _ = _asked(kernel, layouts, constants, loops, gpu)
     return _cycles(kernel, scope, gpu) / CYCLES_PER_SECOND
 
 
 def _asked(
-    kernel: Kernel, constants: Mapping[Value, np.ndarray], loops: Config, gpu: Gpu
+    kernel: Kernel,
+    layouts: Mapping[Value, Layout],
+    constants: Mapping[Value, np.ndarray],
+    loops: Config,
+    gpu: Gpu,
 ) -> tuple[GpuScope, list[Decision]]:
     choose = Given(loops, strict=False)
-    scope = GpuScope(kernel, {}, constants, gpu, choose, asking=True)
+    scope = GpuScope(kernel, layouts, constants, gpu, choose, asking=True)
     sketch_for(scope)(scope)
     return scope, list(choose.decisions.values())
 
@@ -128,6 +146,12 @@ def _cycles(kernel: Kernel, scope: GpuScope, gpu: Gpu) -> float:
     arithmetic = _operations(kernel) / 2 / (ISSUED_A_CYCLE * active * busy)
     memory = 4.0 * (_read(kernel) + kernel.output.size) / (MEMORY_BYTES_A_CYCLE * active * busy)
     return START_CYCLES + max(arithmetic, memory)
+
+
+def _together(value: Value, layouts: Mapping[Value, Layout]) -> int:
+    """How many channels of a tensor lie next to each other."""
+    layout = layouts.get(value)
+    return 1 if layout is None else block_of(layout)
 
 
 def _operations(kernel: Kernel) -> float:

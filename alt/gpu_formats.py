@@ -11,6 +11,7 @@ from alt.cuda.gpu import Gpu
 from alt.errors import AltError
 from alt.graph import Value
 from alt.kernels import Kernel
+from alt.plan import Plan
 from alt.policies import LayoutPolicy
 from alt.storage import channels_blocked
 from primitives import Layout
@@ -140,16 +141,21 @@ def ends_of(kernel: Kernel, constants: Container[Value]) -> Ends:
     return ROWS
 
 
-def decide_label(choose: Choose, kernel: Kernel, gpu: Gpu, policy: LayoutPolicy) -> Label | None:
+def decide_label(
+    choose: Choose,
+    kernel: Kernel,
+    gpu: Gpu,
+    policy: LayoutPolicy,
+    default: Label | None = None,
+) -> Label | None:
     """Ask for the formats of a convolution; None for other kernels.
-
-    Without an answer it works on rows, or in the policy's one format.
 
     Args:
         choose: who answers.
         kernel: of the network.
         gpu: what the code is for.
         policy: a fixed format leaves nothing to ask.
+        default: without an answer; rows, or the policy's one format, where it is not given.
 
     Source:
         ALT (EuroSys 2023, arXiv 2210.12415), layout templates: here of channels alone.
@@ -158,13 +164,34 @@ def decide_label(choose: Choose, kernel: Kernel, gpu: Gpu, policy: LayoutPolicy)
     if anchor is None or anchor.op not in COMPLEX:
         return None
 
-    def ask(name: str, value: Value) -> Format:
+    def ask(name: str, value: Value, usual: Format | None) -> Format:
         options: dict[int, Format] = {}
         for fmt in formats_of(policy):
             options.setdefault(block_in(value, fmt, gpu.lanes()), fmt)
-        return choose.one_of(name, tuple(options.values()), next(iter(options.values())))
+        first = next(iter(options.values()))
+        block = block_in(value, usual or first, gpu.lanes())
+        return choose.one_of(name, tuple(options.values()), options.get(block, first))
 
-    return Label(ask("read", anchor.inputs[0]), ask("write", kernel.output))
+    read, write = (None, None) if default is None else (default.read, default.write)
+    return Label(ask("read", anchor.inputs[0], read), ask("write", kernel.output, write))
+
+
+def label_in(plan: Plan, kernel: Kernel, lanes: int) -> Label | None:
+    """The formats that a plan has for a convolution; None for other kernels."""
+    if kernel.anchor is None or kernel.anchor.op not in COMPLEX:
+        return None
+    planned = next((k for k in plan.kernels if k.output == kernel.output), None)
+    if planned is None or planned.anchor is None:
+        return None
+    read = _format_in(plan, planned.anchor.inputs[0], lanes)
+    return Label(read, _format_in(plan, kernel.output, lanes))
+
+
+def _format_in(plan: Plan, value: Value, lanes: int) -> Format:
+    layout = plan.layouts.get(value)
+    if layout is None:
+        return "NCHW"
+    return next(f for f in FORMATS if layout_in(value, f, lanes) == layout)
 
 
 def layouts_of(

@@ -15,7 +15,7 @@ from typing import Literal
 from alt.assign import assign
 from alt.assignment import Problem, Read, Task, Tensor
 from alt.blocks import COMPLEX
-from alt.decisions import decided, storage_of
+from alt.decisions import decided
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
 from alt.tasks import KernelTask
@@ -288,16 +288,9 @@ def _by_label(task: KernelTask, measured: Measured) -> dict[Label, list[tuple[fl
     for number, (candidate, measurement) in enumerate(measured.items()):
         if not measurement.ok or not task.layouts.contains(candidate.layout):
             continue
-        storage = storage_of(
-            decided(task.kernel, candidate.layout, candidate.loops),
-            task.machine,
-            task.policy,
-            task.winograd,
-        )
-        label = (storage.read, storage.write) if storage is not None else (1, 1)
+        label = task.blocks(candidate.layout)
         found.setdefault(label, []).append((measurement.best, number, candidate))
-    own = storage_of(task.kernel, task.machine, task.policy, task.winograd)
-    default = (own.read, own.write) if own is not None else (1, 1)
+    default = task.blocks(task.layouts.default())
     if default not in found:
         return {}
     ranked = {

@@ -20,6 +20,8 @@ from alt.decisions import COMPLEX, decide_storage, decided, storage_of, with_sto
 from alt.describe import operations
 from alt.features import Subject, describe_candidate, estimate_seconds
 from alt.gpu_features import describe_on_gpu, estimate_on_gpu
+from alt.gpu_formats import Label, block_in, decide_label, label_in
+from alt.gpu_formats import layouts_of as stored_on_gpu
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
 from alt.memory import RecentArrays
@@ -29,7 +31,7 @@ from alt.sketches import scope_of, sketch_for
 from alt.storage import channels_blocked
 from alt.target import Hardware, Machine
 from primitives import Layout
-from tuner.choices import Choose
+from tuner.choices import Choose, Given
 from tuner.config import Config
 from tuner.space import Floats, Space
 from tuner.task import Candidate
@@ -50,6 +52,7 @@ class KernelTask:
         policy: which layouts there are.
         winograd: whether Winograd's algorithm may be used.
         border: cells of zeros around the spatial axes of the output in the network.
+        planned: the formats that a GPU's network has by rule.
     """
 
     kernel: Kernel
@@ -59,6 +62,7 @@ class KernelTask:
     policy: LayoutPolicy = JOINT
     winograd: bool = True
     border: tuple[tuple[int, int], ...] = ()
+    planned: Label | None = None
     _variants: dict[Config, _Variant] = field(default_factory=dict, repr=False)
     _features: dict[Candidate, list[float]] = field(default_factory=dict, repr=False)
 
@@ -92,14 +96,32 @@ class KernelTask:
 
     @property
     def layouts(self) -> Space:
-        """Algorithms and layouts; empty for anything but convolutions, and on GPUs."""
+        """Layouts, and algorithms of a CPU; empty for anything but convolutions."""
         return Space(self._decide_layout)
 
     def _decide_layout(self, choose: Choose) -> None:
         anchor = self.kernel.anchor
         assert anchor is not None
-        if anchor.op in COMPLEX and not isinstance(self.machine, Gpu):
+        if isinstance(self.machine, Gpu):
+            decide_label(choose, self.kernel, self.machine, self.policy, self.planned)
+        elif anchor.op in COMPLEX:
             decide_storage(choose, anchor, self.machine, self.policy, self.winograd)
+
+    def blocks(self, layout: Config) -> tuple[int, int]:
+        """How many channels lie next to each other in what is read and written; 1 by rows."""
+        anchor = self.kernel.anchor
+        assert anchor is not None
+        answers = Given(layout, strict=False)
+        if isinstance(self.machine, Gpu):
+            label = decide_label(answers, self.kernel, self.machine, self.policy, self.planned)
+            if label is None:
+                return 1, 1
+            lanes = self.machine.lanes()
+            read = block_in(anchor.inputs[0], label.read, lanes)
+            return read, block_in(self.kernel.output, label.write, lanes)
+        chosen = decided(self.kernel, layout, Config({}))
+        storage = storage_of(chosen, self.machine, self.policy, self.winograd)
+        return (1, 1) if storage is None else (storage.read, storage.write)
 
     def loops(self, layout: Config) -> Space:
         """What the sketch leaves open, given the layouts."""
@@ -123,7 +145,10 @@ class KernelTask:
 
     def _described(self, candidate: Candidate) -> list[float]:
         if isinstance(self.machine, Gpu):
-            return describe_on_gpu(self.kernel, self.constants, candidate.loops, self.machine)
+            layouts = self.layouts_of(candidate)
+            return describe_on_gpu(
+                self.kernel, layouts, self.constants, candidate.loops, self.machine
+            )
         return describe_candidate(self._subject(candidate, self.machine))
 
     def _subject(self, candidate: Candidate, machine: Machine) -> Subject:
@@ -133,7 +158,8 @@ class KernelTask:
     def estimate(self, candidate: Candidate) -> float:
         """See `alt.features`, and `alt.gpu_features`."""
         if isinstance(self.machine, Gpu):
-            return estimate_on_gpu(self.kernel, self.constants, candidate.loops, self.machine)
+            layouts, loops = self.layouts_of(candidate), candidate.loops
+            return estimate_on_gpu(self.kernel, layouts, self.constants, loops, self.machine)
         return estimate_seconds(self._subject(candidate, self.machine))
 
     def program(self, candidate: Candidate, packed: RecentArrays | None = None) -> Program:
@@ -179,9 +205,16 @@ class KernelTask:
         anchor, output = self.kernel.anchor, self.kernel.output
         assert anchor is not None
         chosen = decided(self.kernel, layout, Config({}))
-        storage = storage_of(chosen, self.machine, self.policy, self.winograd)
         layouts: dict[Value, Layout] = {}
-        if storage is None or isinstance(self.machine, Gpu):
+        if isinstance(self.machine, Gpu):
+            answers = Given(layout, strict=False)
+            label = decide_label(answers, self.kernel, self.machine, self.policy, self.planned)
+            if label is not None:
+                lanes = self.machine.lanes()
+                layouts = stored_on_gpu(self.kernel, self.constants, label, lanes)
+            return _Variant((self.kernel,), layouts)
+        storage = storage_of(chosen, self.machine, self.policy, self.winograd)
+        if storage is None:
             return _Variant((self.kernel,), layouts)
         kernels = with_storage(chosen, storage, self.machine, "transformed")
         x = anchor.inputs[0]
@@ -229,13 +262,12 @@ def tasks_of(
             continue
         layout = plan.layouts.get(kernel.output)
         border = layout.border[2:] if layout is not None else ()
-        task = KernelTask(kernel, constants, machine, 1, policy, winograd, border)
-        if isinstance(machine, Gpu) and not task.loops(Config({})).default():
+        label = label_in(plan, kernel, machine.lanes()) if isinstance(machine, Gpu) else None
+        task = KernelTask(kernel, constants, machine, 1, policy, winograd, border, label)
+        if isinstance(machine, Gpu) and not task.loops(task.layouts.default()).default():
             continue  # some kernels have one way only
         found.setdefault(task.key, [task, 0])[1] += 1
     tasks: dict[str, KernelTask] = {}
     for key, (task, count) in found.items():
-        tasks[key] = KernelTask(
-            task.kernel, constants, machine, count, policy, winograd, task.border
-        )
+        tasks[key] = replace(task, weight=count, _variants={}, _features={})
     return tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import onnx
@@ -15,15 +16,19 @@ from benchmarks.networks import resnet18
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    """Fenced code blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def section(name: str) -> str:
+    """The text under a heading."""
+    return README.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
-def commands(section: str) -> list[list[str]]:
+def blocks(text: str) -> list[str]:
+    """Fenced blocks of Python, in order."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(name: str) -> list[list[str]]:
     """Arguments of the `alt` commands in the console blocks of a section."""
-    text = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    lines = text.splitlines()
+    lines = section(name).splitlines()
     return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("$ alt ")]
 
 
@@ -35,9 +40,9 @@ def run(arguments: list[str], folder: Path) -> None:
 @pytest.mark.llvm
 def test_python_blocks_then_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert blocks("python")
+    assert blocks(section("Quick start in Python"))
     namespace: dict[str, object] = {"__name__": "readme"}
-    for block in blocks("python"):
+    for block in blocks(README.replace(section("GPUs"), "")):
         exec(compile(block, "README.md", "exec"), namespace)
     assert commands("Quick start on the command line")
     for arguments in commands("Quick start on the command line"):
@@ -54,6 +59,17 @@ def test_tuning(tmp_path):
     run([*tune[:2], "--trials", "40", "--batch", "2", *tune[4:]], tmp_path)
     for arguments in others:
         run(arguments, tmp_path)
+
+
+@pytest.mark.cuda_build
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_compiling_for_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(resnet18(), "resnet18.onnx")
+    (block,) = blocks(section("GPUs"))
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert Path("resnet18-sm_90.alt").stat().st_size > 1e7
 
 
 def test_every_command_is_run():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from emulated import Emulation, planned
+from emulated import Emulation, completed, planned
 from onnx import TensorProto, helper, numpy_helper
 
 from alt.build import Program
@@ -133,7 +133,8 @@ def loops_of(network: Fused, layouts: Mapping[Value, Layout] | None = None) -> S
 def with_loops(network: Fused, loops: Config) -> Program:
     """The program with answers for the convolution."""
     kernels = [
-        decided(k, Config({}), loops) if k.anchor is not None else k for k in network.kernels
+        decided(k, Config({}), completed(network, k, loops)) if k.anchor is not None else k
+        for k in network.kernels
     ]
     return planned(replace(network, kernels=kernels))
 

@@ -18,9 +18,15 @@ from gxx import compile_cuda, compile_emulation, kernels_of
 from alt.build import Program, build
 from alt.compiler import Fused, fused
 from alt.cuda.lower import Lowered
+from alt.graph import Value
+from alt.kernels import Kernel
 from alt.memory import ALIGNMENT
 from alt.policies import policy_of
 from alt.propagate import plan_layouts
+from alt.sketches import scope_of, sketch_for
+from primitives import Layout
+from tuner.choices import Given
+from tuner.config import Config
 
 SM_90 = {"kind": "cuda", "arch": "sm_90"}
 ENDS = ("", "its threads wait for each other for ever", "too many arguments", "it faulted")
@@ -34,6 +40,18 @@ def planned(network: Fused, layouts: str = "joint") -> Program:
     policy = policy_of(layouts)
     plan = plan_layouts(network.graph, network.kernels, network.machine, policy=policy)
     return build(network.graph, plan, network.machine)
+
+
+def completed(
+    network: Fused, kernel: Kernel, loops: Config, layouts: Mapping[Value, Layout] | None = None
+) -> Config:
+    """Answers to all that a kernel's sketch asks: those given, and defaults."""
+    answers = Given(loops, strict=False)
+    scope = scope_of(
+        kernel, layouts or {}, network.graph.constants, network.machine, answers, asking=True
+    )
+    sketch_for(scope)(scope)
+    return answers.config
 
 
 class Emulation:

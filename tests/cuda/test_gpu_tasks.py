@@ -14,10 +14,12 @@ from alt.compiler import fused
 from alt.cuda.nvcc import Image, Images, compile_source
 from alt.decisions import decided
 from alt.gpu_features import NAMES, describe_on_gpu, estimate_on_gpu
+from alt.policies import policy_of
 from alt.propagate import plan_layouts
 from alt.replay import header_for_replay, header_of, kernels_of_log
 from alt.report import reports_of
 from alt.report_page import page
+from alt.storage import block_of
 from alt.target import resolve
 from alt.tasks import tasks_of
 from tuner.boosted import Boosted
@@ -68,21 +70,22 @@ def tasks(made):
 
 def samples(task, count=12):
     rng = np.random.default_rng(0)
-    space = task.loops(Config({}))
+    space = task.loops(task.layouts.default())
     return [space.default(), *(space.sample(rng) for _ in range(count))]
 
 
 def test_kernels_that_leave_something_open_are_tasks(tasks):
     assert [task.kernel.anchor.op for task in tasks] == ["conv", "conv", "matmul", "matmul"]
     for task in tasks:
-        assert not task.layouts.default()
+        assert bool(task.layouts.default()) == (task.kernel.anchor.op == "conv")
         assert len(set(samples(task))) > 2
 
 
 def test_features_and_estimates_tell_candidates_apart(tasks):
     groups = []
     for task in tasks:
-        candidates = [Candidate(Config({}), loops) for loops in dict.fromkeys(samples(task))]
+        layout = task.layouts.default()
+        candidates = [Candidate(layout, loops) for loops in dict.fromkeys(samples(task))]
         features = task.features(candidates)
         assert features.shape == (len(candidates), len(NAMES))
         assert np.isfinite(features).all()
@@ -103,10 +106,10 @@ def test_more_work_is_expected_to_take_longer(tasks, made):
     constants = other.graph.constants
     small = tasks[-1]
     times = [small.estimate(Candidate(Config({}), small.loops(Config({})).default()))]
-    times.append(estimate_on_gpu(kernel, constants, Config({}), made.machine))
+    times.append(estimate_on_gpu(kernel, {}, constants, Config({}), made.machine))
     assert times[0] < times[1]
     few, many = (
-        dict(zip(NAMES, describe_on_gpu(k, c, Config({}), made.machine), strict=True))
+        dict(zip(NAMES, describe_on_gpu(k, {}, c, Config({}), made.machine), strict=True))
         for k, c in ((small.kernel, small.constants), (kernel, constants))
     )
     assert few["operations"] < many["operations"] == np.log2(2 * 512**3)
@@ -130,6 +133,34 @@ def test_answers_are_replayed_strictly(made, tasks):
         source({**loops, "nonsense": 1})
     with pytest.raises(TuningError, match="depth may not be 7"):
         source({**loops, "depth": 7})
+
+
+def test_layouts_of_convolutions_are_searched_too(made, tasks):
+    task, other = tasks[0], tasks[1]
+    rows = task.layouts.default()
+    channels = task.layouts.project({"read": "NHWC", "write": "NHWC"})
+    assert task.blocks(rows) == (1, 1)
+    assert task.blocks(channels) == (9, 24)
+    assert other.blocks(other.layouts.project({"read": "NHWC", "write": "NCHWc"})) == (24, 4)
+    some = [Candidate(layout, task.loops(layout).default()) for layout in (rows, channels)]
+    assert not np.array_equal(*task.features(some))
+    best = {k: some[1] if k is task.kernel else None for k in made.kernels}
+    kernels = [k if c is None else decided(k, c.layout, c.loops) for k, c in best.items()]
+    plan = plan_layouts(made.graph, kernels, made.machine)
+    (planned,) = [k for k in plan.kernels if k.output == task.kernel.output]
+    assert planned.anchor is not None
+    ends = planned.anchor.inputs[0], planned.output
+    assert [block_of(plan.layouts[v]) for v in ends] == [9, 24]
+    # What was answered for the kernel alone answers the questions of the one in the network.
+    build(made.graph, plan, made.machine)
+
+
+def test_the_default_of_a_task_is_the_layout_that_the_network_has_by_rule():
+    made = fused(network(), SM_90)
+    policy = policy_of("NHWC")
+    plan = plan_layouts(made.graph, made.kernels, made.machine, policy=policy)
+    conv = next(iter(tasks_of(made.kernels, made.graph.constants, made.machine, plan).values()))
+    assert conv.layouts.default() == Config({"read": "NHWC", "write": "NHWC"})
 
 
 def record(log, header):
@@ -164,7 +195,7 @@ def test_a_log_is_replayed_where_no_gpu_is(made, tasks, monkeypatch, tmp_path):
         best[task.key] = others[-1]
         for loops, seconds in ((default, 2.0), (others[-1], 1.0)):
             measured = Measurement(Status.ok, (seconds,))
-            candidate = Candidate(Config({}), loops)
+            candidate = Candidate(task.layouts.default(), loops)
             log.append(
                 header.record(task.key, candidate, measured, "2026-01-01T00:00:00+00:00", task.name)
             )

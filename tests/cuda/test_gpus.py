@@ -105,10 +105,8 @@ def test_options_of_the_other_kind_are_refused(tmp_path):
         alt.compile(network(), device=0)
     with pytest.raises(alt.AltError, match="one of the formats NCHW, NHWC, NCHWc"):
         alt.compile(network(), SM_90, layouts="forward-only")
-    with pytest.raises(alt.AltError, match="cannot be tuned yet"):
-        alt.compile(network(), SM_90, log=tmp_path / "log.jsonl")
-    with pytest.raises(alt.AltError, match="cannot be tuned yet"):
-        alt.tune(network(), SM_90, trials=1)
+    with pytest.raises(alt.AltError, match="is for GPUs, and the target is a CPU"):
+        alt.tune(network(), trials=1, device=0)
     alt.compile(network()).save(tmp_path / "cpu.alt")
     with pytest.raises(alt.AltError, match="is for a CPU"):
         alt.load(tmp_path / "cpu.alt", device=0)

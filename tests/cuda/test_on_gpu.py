@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 
 import numpy as np
@@ -208,12 +207,9 @@ def test_tensors_on_host_and_device_together():
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
 def test_every_family_of_kernels(precision):
     """One network for each way to make a kernel; the last of its inputs are weights."""
-    options = {} if precision == "fp32" else {"precision": precision}
-    if options and "precision" not in inspect.signature(alt.compile).parameters:
-        pytest.skip("alt.compile does not know precisions")
     proto, inputs = families()
     expected = run_reference(proto, inputs)
-    compiled = alt.compile(proto, "cuda", **options)
+    compiled = alt.compile(proto, "cuda", precision=precision)
     tolerance = 1e-4 if precision == "fp32" else 1e-2
     for _ in range(2):
         for name, a, b in zip(compiled.outputs, compiled(**inputs), expected, strict=True):

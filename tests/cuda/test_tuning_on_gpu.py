@@ -95,7 +95,7 @@ def test_what_was_found_is_right_and_was_measured(searched):
         assert all(r.measurement.ok for r in records), [r.measurement for r in records]
         assert all(r.measurement.error < 1e-4 for r in records if r.measurement.error is not None)
         # The compiler's own choice comes first.
-        assert records[0].candidate == Candidate(Config({}), task.loops(Config({})).default())
+        assert records[0].candidate == candidate(task)
 
 
 def test_the_same_log_gives_the_same_code(searched):
@@ -132,8 +132,9 @@ def runner():
 
 
 def candidate(task, planted=""):
-    loops = task.loops(Config({})).default()
-    return Candidate(Config({}), Config({**loops, **({"planted": planted} if planted else {})}))
+    layout = task.layouts.default()
+    loops = task.loops(layout).default()
+    return Candidate(layout, Config({**loops, **({"planted": planted} if planted else {})}))
 
 
 FAILURES = {

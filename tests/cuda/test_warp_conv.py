@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conv_models import Case
-from emulated import Emulation, needs_gxx, planned
+from emulated import Emulation, completed, needs_gxx, planned
 from matrix_products import gpu
 from test_conv_bounds import ends_well
 from warp_convs import (
@@ -170,8 +170,7 @@ def test_numbers_for_other_storage(precision):
     ]
     network = network_of_all(cases, precision)
     loops = Config({**ON_TENSOR_CORES, "warp_rows": 16, "warps_down": 1})
-    kernels = [decided(k, Config({}), loops) for k in network.kernels]
-    plan = plan_layouts(network.graph, kernels, network.machine)
+    plan = plan_layouts(network.graph, network.kernels, network.machine)
 
     def stored(shape: tuple[int, ...], blocks: bool) -> Layout:
         plain = Layout.identity(shape)
@@ -183,7 +182,9 @@ def test_numbers_for_other_storage(precision):
     for blocks in (False, True):
         values = [*network.graph.inputs, *plan.outputs]
         layouts = {value: stored(value.shape, blocks) for value in values}
-        made = replace(plan, layouts=layouts)
+        answers = [completed(network, k, loops, layouts) for k in plan.kernels]
+        kernels = [decided(k, Config({}), a) for k, a in zip(plan.kernels, answers, strict=True)]
+        made = replace(plan, kernels=kernels, layouts=layouts)
         program = build(network.graph, made, network.machine, alone=True)
         assert all(step.notes["precision"] == precision for step in program.steps)
         numbers = [numbers_of(k, case) for k, case in enumerate(cases)]
