@@ -219,7 +219,7 @@ def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, A
         if key not in made:
             attrs = kernel.anchor.attrs if kernel.anchor is not None else {}
             # A schedule found elsewhere is brought as near as this kernel's layouts allow. On a GPU
-            # kernels do not depend on their neighbours, and there is no need to.
+            # what was decided fixes the layouts of both ends, and there is no need to.
             strict = isinstance(machine, Gpu) and "loops" in attrs
             choose = Given(attrs.get("loops", {}), strict=strict)
             scope = scope_of(kernel, plan.layouts, graph.constants, machine, choose)

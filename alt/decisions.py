@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from alt.cuda.gpu import Gpu
 from alt.graph import Node, Value
 from alt.kernels import Kernel, with_anchor
 from alt.policies import JOINT, LayoutPolicy
 from alt.sketches.windows import is_depthwise, wants_blocks
 from alt.storage import channels_blocked
-from alt.target import Hardware, Machine
+from alt.target import Machine
 from alt.winograd import choose_winograd, grid_of, winograd_kernels, winograd_sizes
 from primitives import LayoutError
 from tuner.choices import Choose, Given, Infeasible
@@ -168,14 +167,11 @@ def with_storage(kernel: Kernel, storage: Storage, machine: Machine, name: str) 
 
 
 def storage_of(
-    kernel: Kernel, machine: Hardware, policy: LayoutPolicy, winograd: bool
+    kernel: Kernel, machine: Machine, policy: LayoutPolicy, winograd: bool
 ) -> Storage | None:
-    """How a kernel's convolution is computed: as decided, or by rule.
-
-    None for other kernels, and on a GPU, where all tensors are stored by rows; see `alt.propagate`.
-    """
+    """How a kernel's convolution is computed: as decided, or by rule; None for other kernels."""
     anchor = kernel.anchor
-    if anchor is None or anchor.op not in COMPLEX or isinstance(machine, Gpu):
+    if anchor is None or anchor.op not in COMPLEX:
         return None
     answers = Given(anchor.attrs.get("layout", {}), strict=False)
     return decide_storage(answers, anchor, machine, policy, winograd)

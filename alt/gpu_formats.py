@@ -168,9 +168,10 @@ def decide_label(
         options: dict[int, Format] = {}
         for fmt in formats_of(policy):
             options.setdefault(block_in(value, fmt, gpu.lanes()), fmt)
-        first = next(iter(options.values()))
-        block = block_in(value, usual or first, gpu.lanes())
-        return choose.one_of(name, tuple(options.values()), options.get(block, first))
+        if usual is not None:  # what is planned may be no format of the policy
+            options.setdefault(block_in(value, usual, gpu.lanes()), usual)
+        default = options[block_in(value, usual or next(iter(options.values())), gpu.lanes())]
+        return choose.one_of(name, tuple(options.values()), default)
 
     read, write = (None, None) if default is None else (default.read, default.write)
     return Label(ask("read", anchor.inputs[0], read), ask("write", kernel.output, write))

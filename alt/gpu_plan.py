@@ -216,7 +216,11 @@ def _decided(kernel: Kernel, gpu: Gpu, policy: LayoutPolicy) -> Label | None:
     """The label of a kernel that was decided upon, as its measurements know it."""
     if kernel.anchor is None or "layout" not in kernel.anchor.attrs:
         return None
-    return decide_label(Given(kernel.anchor.attrs["layout"], strict=False), kernel, gpu, policy)
+    answers = kernel.anchor.attrs["layout"]
+    # What was answered is how it is stored, also where the policy would not offer that.
+    given = {"read", "write"} <= set(answers)
+    default = Label(answers["read"], answers["write"]) if given else None
+    return decide_label(Given(answers, strict=False), kernel, gpu, policy, default)
 
 
 def _without_layout(kernel: Kernel) -> Kernel:

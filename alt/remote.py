@@ -26,7 +26,7 @@ from alt.pool import Hand, Pool
 from alt.remote_worker import NoDevice, RemoteJob
 from alt.runner import Runner
 from alt.servers import Servers
-from alt.target import resolve
+from alt.target import require_cpu, resolve
 
 WAIT_SECONDS = 60.0
 """So long a candidate waits for a server."""
@@ -93,7 +93,7 @@ class RemoteRunner(Runner):
             target,
             shapes=shapes,
             constants=constants,
-            threads=threads or resolve(target, precision=precision).cores,
+            threads=threads or require_cpu(resolve(target, precision=precision)).cores,
             winograd=winograd,
             layouts=layouts,
             workers=devices or registered,

@@ -59,7 +59,9 @@ def header_for_replay(
 ) -> Header:
     """The header whose measurements a network is to be replayed from.
 
-    For a GPU that is not here, measurements of any GPU of its kind will do, if they are of one.
+    The number of multiprocessors of a GPU may differ: it is what defaults depend on, and a log has
+    all answers. For a GPU that is not here, measurements of any GPU of its kind will do, if they
+    are of one.
 
     Args:
         log: with measurements.
@@ -73,20 +75,31 @@ def header_for_replay(
     if not isinstance(machine, Gpu):
         return header_of(machine, threads)
     here = device_of(device)
-    if device_refusal(machine.arch, here) is None:
-        return header_of(machine, threads, str(here.device_name))
-    # The one without a name is for what is said if none fits.
-    named = sorted({str(h.target.get("device", "")) for h in log.headers.values()} - {""})
-    headers = [header_of(machine, threads, name) for name in named]
-    known = {header.target_id for header in log.headers.values()}
-    fitting = [header for header in headers if header.target_id in known]
+    is_here = device_refusal(machine.arch, here) is None
+    own = header_of(machine, threads, str(here.device_name) if is_here else "")
+    fitting = {
+        h.target_id: h
+        for h in log.headers.values()
+        if _kind(h) == _kind(own) and (not is_here or h.target["device"] == own.target["device"])
+    }
+    if own.target_id in fitting:
+        return own
     if len(fitting) > 1:
-        names = ", ".join(str(header.target["device"]) for header in fitting)
+        names = ", ".join(sorted(_named(header) for header in fitting.values()))
         raise TuningError(
             f"replay of the log {log.path}: it was measured on {names}, and none of them is here "
             "to say which is meant; give a log of one of them"
         )
-    return fitting[0] if fitting else header_of(machine, threads)
+    return next(iter(fitting.values()), own)
+
+
+def _kind(header: Header) -> dict[str, Any]:
+    """What code was measured for, whichever GPU of that kind it ran on."""
+    return {k: v for k, v in header.target.items() if k not in ("device", "cores")}
+
+
+def _named(header: Header) -> str:
+    return f"{header.target['device']} ({header.target['cores']} multiprocessors)"
 
 
 def kernels_of_log(

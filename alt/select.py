@@ -15,6 +15,7 @@ from typing import Literal
 from alt.assign import assign
 from alt.assignment import Problem, Read, Task, Tensor
 from alt.blocks import COMPLEX
+from alt.cuda.gpu import Gpu
 from alt.decisions import decided
 from alt.graph import Graph, Value
 from alt.kernels import Kernel
@@ -89,7 +90,7 @@ class Choices:
         """Every conversion that some choice of labels may need, each once."""
         found: dict[Conversion, None] = {}
         for read in self._reads():
-            for stored in self._stored(read.producer):
+            for stored in self._stored(read.producer, read.value):
                 for wanted in read.wants:
                     if stored != wanted:
                         found[Conversion(read.value.shape, read.value.dtype, stored, wanted)] = None
@@ -108,7 +109,7 @@ class Choices:
             tensors.setdefault((read.producer, read.value), []).append(Read(reader, wants))
         made: list[Tensor] = []
         for (producer, value), reads in tensors.items():
-            stored = tuple(str(s) for s in self._stored(producer))
+            stored = tuple(str(s) for s in self._stored(producer, value))
             costs = {
                 (str(c.stored), str(c.wanted)): s
                 for c, s in seconds.items()
@@ -174,8 +175,16 @@ class Choices:
     def _numbers(self) -> dict[Kernel, int]:
         return {kernel: number for number, kernel in enumerate(self.kernels)}
 
-    def _stored(self, producer: Kernel | None) -> list[int]:
-        return [1] if producer is None else [write for _, write in self.labels[producer]]
+    def _stored(self, producer: Kernel | None, value: Value) -> list[int]:
+        """How many channels of a value lie together in each of its producer's labels."""
+        if producer is None:
+            return [1]
+        written = [write for _, write in self.labels[producer]]
+        if not isinstance(self.tasks[producer].machine, Gpu):
+            return written
+        # Behind a concatenation all channels are others than those of the producer.
+        whole = producer.output.shape[1] if len(producer.output.shape) > 1 else 1
+        return [value.shape[1] if block == whole > 1 else block for block in written]
 
     def _reads(self) -> list[_Read]:
         """Every tensor that a complex operator or the caller reads, traced to who stores it."""
@@ -288,15 +297,21 @@ def _by_label(task: KernelTask, measured: Measured) -> dict[Label, list[tuple[fl
     for number, (candidate, measurement) in enumerate(measured.items()):
         if not measurement.ok or not task.layouts.contains(candidate.layout):
             continue
+        # A GPU's kernels are not built from answers to other questions.
+        on_gpu = isinstance(task.machine, Gpu)
+        if on_gpu and not task.loops(candidate.layout).contains(candidate.loops):
+            continue
         label = task.blocks(candidate.layout)
         found.setdefault(label, []).append((measurement.best, number, candidate))
     default = task.blocks(task.layouts.default())
-    if default not in found:
+    if not found or (default not in found and not isinstance(task.machine, Gpu)):
         return {}
     ranked = {
         label: [(s, candidate) for s, _, candidate in sorted(c, key=lambda entry: entry[:2])]
         for label, c in found.items()
     }
     others = sorted((c[0][0], label) for label, c in ranked.items() if label != default)
-    kept = [default, *(label for _, label in others[: MOST_LABELS - 1])]
+    # What a GPU's network has by rule depends on more than the task: others may know the task.
+    kept = [default] if default in ranked else []
+    kept += [label for _, label in others[: MOST_LABELS - len(kept)]]
     return {label: ranked[label] for label in kept}

@@ -157,6 +157,11 @@ def resolve(
     Raises:
         AltError: if the target is not one that ALT can compile for.
     """
+    if isinstance(target, Gpu) and precision not in ("fp32", target.asked_precision):
+        raise AltError(
+            f"precision={precision!r}, and the target was resolved for {target.asked_precision!r}: "
+            "give one of them"
+        )
     if isinstance(target, Machine | Gpu):
         return target
     if threads is not None and threads < 1:

@@ -110,6 +110,7 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
         constants=constants_of(options),
         threads=options.threads,
         precision=options.precision,
+        device=options.device,
         tell=tell,
     )
     tell("layouts")
@@ -122,10 +123,17 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
         policy=policy,
         winograd=options.winograd,
         allow_partial=options.allow_partial,
+        device=options.device,
     )
     variant, known, missing = _covered(options, network, threads)
     module = assemble(
-        network, kernels, options.threads, policy, options.winograd, lambda: tell("build")
+        network,
+        kernels,
+        options.threads,
+        policy,
+        options.winograd,
+        lambda: tell("build"),
+        device=options.device,
     )
     total, used = known + len(missing), _USED[variant]
     lines = [
@@ -285,6 +293,7 @@ def _compile_command(options: argparse.Namespace, partial: bool) -> list[str]:
         named = isinstance(options.target, Mapping)
         words += ["--target", json.dumps(options.target) if named else options.target]
     words += ["--threads", str(options.threads)] if options.threads else []
+    words += ["--device", str(options.device)] if options.device is not None else []
     words += ["--precision", options.precision] if options.precision != "fp32" else []
     words += [] if options.winograd else ["--no-winograd"]
     words += ["--layouts", options.layouts] if options.layouts != JOINT.name else []
@@ -305,7 +314,7 @@ def _covered(
         network.kernels, network.graph.constants, machine, plan, policy, options.winograd
     )
     log = TuningLog.read(options.log)
-    header = header_for_replay(log, machine, threads)
+    header = header_for_replay(log, machine, threads, options.device)
     known = [key for key in tasks if log.best(key, header.target_id) is not None]
     missing = [task.name for key, task in tasks.items() if key not in known]
     return fastest_variant(log, tasks, header), len(known), missing

@@ -120,6 +120,7 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
     add = of_model("compile", verbs.compile_model, "compile a model and save it")
     _output(add, "default: the model's name, here")
     _target(add)
+    _device(add)
     verify = "compare with ONNX Runtime (or ONNX's reference) on random inputs first"
     add.add_argument("--verify", action="store_true", help=verify)
     _tuned(add)
@@ -129,6 +130,7 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
     add = of_model("replay", tuning_verbs.replay_model, summary)
     _output(add, "save the compiled model, too")
     _target(add)
+    _device(add)
     _tuned(add, required=True)
     add = of_model("run", verbs.run_model, "run a model once and describe what comes out", either)
     add.add_argument(
@@ -144,6 +146,7 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
     )
     _threads(add)
     _device(add)
+    _precision(add)
     _seed(add, "random inputs")
     _tuned(add)
     summary = "say how every kernel runs and what it costs"
@@ -152,6 +155,7 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
     add.add_argument("--graph", type=arguments.picture, metavar="FILE.svg", help=what)
     _threads(add)
     _device(add)
+    _precision(add)
     _tuned(add)
     of_model("check", verbs.check_model, "say whether a model can be compiled, and if not, why")
     add = of_model("bench", verbs.bench_model, "time a model on random inputs", either)
@@ -159,6 +163,7 @@ def parser_of(state: Path) -> argparse.ArgumentParser:
     add.add_argument("--repeats", type=arguments.positive, default=50, metavar="N", help=repeats)
     _threads(add)
     _device(add)
+    _precision(add)
     _seed(add, "random inputs")
     _tuned(add)
     add = verb("report", tuning_verbs.report_log, "draw what tuning did: one page of HTML")
@@ -229,7 +234,6 @@ def _precision(parser: argparse.ArgumentParser) -> None:
 def _device(parser: argparse.ArgumentParser) -> None:
     what = "the GPU to run on: its number, or cuda for the first one"
     parser.add_argument("--device", type=arguments.device, metavar="N", help=what)
-    _precision(parser)
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:

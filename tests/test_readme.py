@@ -21,9 +21,9 @@ def section(name: str) -> str:
     return README.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
-def blocks(text: str) -> list[str]:
-    """Fenced blocks of Python, in order."""
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str = "python") -> list[str]:
+    """Fenced code blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(name: str) -> list[list[str]]:
@@ -78,7 +78,7 @@ def test_every_command_is_run():
 
 
 def test_make_targets_exist():
-    named = set(re.findall(r"\bmake ([a-z][a-z-]+)", "".join(blocks("console"))))
+    named = set(re.findall(r"\bmake ([a-z][a-z-]+)", "".join(blocks(README, "console"))))
     assert {"demo", "test"} <= named
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert named <= targets

@@ -87,6 +87,11 @@ def check_kernel(name: str, function: Any, gpu: Gpu) -> Shape:
             f"a block takes {static + dynamic} bytes of shared memory, more than the "
             f"{gpu.most_shared_bytes} of {gpu.arch}"
         )
+    if dynamic and dynamic < gpu.shared_bytes < static + dynamic:
+        raise check.fault(
+            f"of {static + dynamic} bytes of shared memory {dynamic} are dynamic: TVM asks the "
+            f"driver for more than {gpu.shared_bytes} only where those alone are as many"
+        )
     if len(check.bytes[_DYNAMIC]) > 1:
         raise check.fault(f"it has {len(check.bytes[_DYNAMIC])} arrays of scope {_DYNAMIC!r}; one")
     private = sum(check.bytes["local"])

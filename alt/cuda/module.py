@@ -82,7 +82,8 @@ class CudaModule(Module):
     def runs_on(self) -> str:
         """The device, in words."""
         target = self.header["target"]
-        precision = precision_text(target["asked_precision"], target["precision"])
+        multiplied = target.get("precision", "fp32")  # artifacts had none once
+        precision = precision_text(target.get("asked_precision", multiplied), multiplied)
         return f"GPU {self.device.index} ({target['arch']}, {precision})"
 
     def __call__(self, *args: Any, **named: Any) -> Any:

@@ -32,8 +32,10 @@ RIVALS: dict[str, type[OnDevice]] = {
     "metaschedule": MetaSchedule,
     "cublas": Cublas,
 }
-LAYOUTS = ("none", "NCHW", "NHWC", "NCHWc")
+LAYOUTS = ("NCHW", "NHWC", "NCHWc")
 """Layouts that ours may be held to, each a contender: `ours-NHWC`."""
+
+TUNED = "ours-tuned"
 
 
 def _names(known: Sequence[str], text: str) -> list[str]:
@@ -68,10 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[str(b) for b in BATCHES], help="comma-separated; default: 1,16")  # fmt: skip
     add("--precision", type=partial(_names, list(PRECISIONS)), default=["fp32"], metavar="NAMES",
         help=f"comma-separated, any of {','.join(PRECISIONS)}; default: fp32")  # fmt: skip
-    add("--rivals", type=partial(_names, [*RIVALS, *(f"ours-{x}" for x in LAYOUTS)]),
+    add("--rivals", type=partial(_names, [*RIVALS, TUNED, *(f"ours-{x}" for x in LAYOUTS)]),
         metavar="NAMES", help="comma-separated, may be empty; default: "
         "torch,torch.compile,onnxruntime,tensorrt, and torch,cublas for products")  # fmt: skip
     add("--trials", type=_positive, default=0, help="for metaschedule: candidates to measure")
+    add("--tune-minutes", type=float, default=10.0, metavar="MINUTES",
+        help="for ours-tuned, beside what its log knows; default: %(default)s")  # fmt: skip
     add("--minutes", type=float, default=9.0, help="start nothing after; default: %(default)s")
     add("--rounds", type=_positive, default=15, help="default: %(default)s")
     add("--sample-ms", type=_positive, default=100, help="least sample; default: %(default)s")
@@ -89,6 +93,9 @@ def contender(name: str, precision: str, options: argparse.Namespace) -> OnDevic
     shared = {"precision": precision, "device": options.device}
     if name == OURS:
         return Ours(**shared)
+    if name == TUNED:
+        log = options.results / "gpu-tuning.jsonl"
+        return Ours(**shared, name=name, minutes=options.tune_minutes, log=log)
     if name.startswith("ours-"):
         return Ours(**shared, name=name, layouts=name.removeprefix("ours-"))
     if name == "metaschedule":

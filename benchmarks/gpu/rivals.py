@@ -95,23 +95,34 @@ class OnDevice:
 
 @dataclass
 class Ours(OnDevice):
-    """`alt.compile`, without tuning.
+    """`alt.compile`, or `alt.tune`.
 
     Attributes:
         layouts: which ones there are, by name.
+        minutes: of tuning; none at all if 0.
+        log: what was measured in tuning, and is not measured again.
     """
 
     name: str = "ours"
     needs: tuple[str, ...] = ("torch",)
     layouts: str = "joint"
+    minutes: float = 0.0
+    log: Path | None = None
     _module: Any = field(default=None, repr=False)
 
     def prepare(self, model: Path, threads: int) -> None:
         import alt
 
         target = "llvm" if self.device == "cpu" else "cuda"
-        options: dict[str, Any] = {} if self.precision == "fp32" else {"precision": self.precision}
-        self._module = alt.compile(str(model), target, layouts=self.layouts, **options)
+        # A CPU, with which the benchmark is tried, has one precision only.
+        options: dict[str, Any] = {} if self.device == "cpu" else {"precision": self.precision}
+        if self.minutes:
+            tuned = alt.tune(
+                model, target, minutes=self.minutes, log=self.log, layouts=self.layouts, **options
+            )
+            self._module = tuned.module
+        else:
+            self._module = alt.compile(str(model), target, layouts=self.layouts, **options)
 
     def start(self, placed: Any) -> Any:
         return self._module(*placed)

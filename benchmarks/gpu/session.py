@@ -22,6 +22,9 @@ from benchmarks.gpu.command import RESULTS
 UNFINISHED = 3
 """What `python -m benchmarks gpu` returns when its minutes were over first."""
 
+NOT_HERE = 2
+"""What it returns where there is no GPU, or no PyTorch."""
+
 STOPPED = 124
 """Exit code of tests that had to be stopped."""
 
@@ -68,8 +71,14 @@ STEPS = (
     Step(
         "layouts",
         (*_GPU, "--precision", "fp16", "--networks", "resnet18,mobilenet_v2,resnet3d18",
-         "--rivals", "ours-none,ours-NHWC,ours-NCHWc"),
+         "--rivals", "ours-NCHW,ours-NHWC,ours-NCHWc"),
         5,
+    ),
+    Step(
+        "tuned",
+        (*_GPU, "--networks", "resnet18,bert_tiny", "--batch", "1", "--precision", "fp16",
+         "--rivals", "ours-tuned,torch.compile", "--tune-minutes", "2.5"),
+        9,
     ),
     Step(
         "metaschedule",
@@ -112,6 +121,10 @@ def run_steps(
         code = _run(step, folder, seconds)
         if code == UNFINISHED or (code is None and step.is_benchmark):
             tell(f"{step.name}: its time was over; the next call goes on with it")
+            continue
+        if code == NOT_HERE and step.is_benchmark:
+            tell(f"{step.name}: it cannot run here; see its log")
+            failed += 1
             continue
         done[step.name] = code = STOPPED if code is None else code
         state.write_text(json.dumps(done, indent=2) + "\n")

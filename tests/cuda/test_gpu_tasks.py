@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from equivalence import array, model, node
@@ -181,8 +183,12 @@ def test_without_a_gpu_a_log_says_which_one_is_meant(monkeypatch):
     assert header_for_replay(log, gpu, 1).target["device"] == "H200"
     assert header_for_replay(log, other, 1).target["device"] == "A100"
     record(log, header_of(gpu, 1, "H100"))
-    with pytest.raises(TuningError, match="H100, H200"):
+    with pytest.raises(TuningError, match=r"H100 .*, H200"):
         header_for_replay(log, gpu, 1)
+    # The same GPU with fewer multiprocessors: only defaults depend on how many there are.
+    smaller = TuningLog(Contents({}, (), ()))
+    record(smaller, header_of(replace(gpu, cores=114), 1, "H100 PCIe"))
+    assert header_for_replay(smaller, gpu, 1).target["cores"] == 114
 
 
 def test_a_log_is_replayed_where_no_gpu_is(made, tasks, monkeypatch, tmp_path):

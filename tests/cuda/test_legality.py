@@ -122,6 +122,12 @@ VIOLATIONS = {
         ),
         "232452 bytes of shared memory, more than the 232448 of sm_90",
     ),
+    "a little too much for what TVM asks": (
+        lambda: threads(
+            lambda t: seq(memory(3072, "shared"), memory(10240, "shared.dyn"), store(t))
+        ),
+        "of 53248 bytes of shared memory 40960 are dynamic",
+    ),
     "two dynamic arrays": (
         lambda: threads(lambda t: seq(*[memory(8, "shared.dyn")] * 2, store(t))),
         "2 arrays",

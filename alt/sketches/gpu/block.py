@@ -77,8 +77,11 @@ def memory_of(
     """The shared memory of a block."""
     words = sum(panel.words for panel in panels) * tile.stages * tile.slices
     met = (tile.slices - 1) * tile.team * min(MEETING_SUMS, tile.sums)
-    fits = (words + met) * 4 <= scope.gpu.shared_bytes
-    where = "shared" if fits else "shared.dyn"
+    where = "shared"
+    if (words + met) * 4 > scope.gpu.shared_bytes:
+        where = "shared.dyn"
+        # TVM asks the driver for more only where dynamic memory alone is more than a block has.
+        words = max(words, scope.gpu.shared_bytes // 4)
     dtype = "uint32" if precision == "fp16" else "float32"
     staged = tirx.decl_buffer((words,), dtype, "shared", scope=where)
     return Memory(staged, scope.shared(met, "float32", "meeting") if met else None)

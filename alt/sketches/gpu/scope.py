@@ -135,7 +135,7 @@ def _is_empty(body: Stmt) -> bool:
 def _with_nan(body: Stmt) -> Stmt:
     """Maxima and minima as C's ternary operator: CUDA's own lose a NaN, ALT's keep the right one.
 
-    Functions of that name are in the preamble of the source; see `alt.cuda.source`.
+    Functions of that name are in the preamble of the source; see `alt.cuda.lower`.
     """
 
     def replace(node: Any) -> Any:

@@ -146,6 +146,7 @@ int cudaDeviceGetAttribute(int* value, int attribute, int which) {
     case 8: *value = 48 << 10; break;  // shared memory of a block
     case 10: *value = 32; break;  // threads of a warp
     case 16: *value = 132; break;  // multiprocessors
+    case 38: *value = 50 << 20; break;  // second-level cache
     case 75: *value = sm / 10; break;
     case 76: *value = sm % 10; break;
     default: *value = 1;
