@@ -12,6 +12,7 @@ from alt.expected import error_bound, error_of, expected, random_values, runnabl
 from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
 from alt.storage import block_of
+from alt.target import physical_cores
 from alt.tasks import KernelTask, tasks_of
 from alt.threads import use_threads
 from tuner.task import Candidate
@@ -121,7 +122,7 @@ def network_tasks(proto, policy=JOINT, winograd=True) -> tuple:
 @cache
 def task_of(kind) -> KernelTask:
     """The one task of a kind."""
-    use_threads(1, 1)
+    use_threads(1, physical_cores())  # a pool of one thread keeps this one on one CPU
     _, tasks = network_tasks(model_of(kind)[0])
     (task,) = tasks.values()
     return task

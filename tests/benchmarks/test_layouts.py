@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alt.graph import Graph, Node, Value
-from alt.target import resolve
+from alt.target import physical_cores, resolve
 from alt.threads import use_threads
 from benchmarks.__main__ import main
 from benchmarks.layout_contest import Contest, compiled, contest, operators_of
@@ -38,7 +38,7 @@ CASES = [(op, family) for op in OPERATORS for family in families_of(op)]
 
 
 def error_of(op: Operator, family: str, decisions: Decisions) -> float:
-    use_threads(1, 1)
+    use_threads(1, physical_cores())  # a pool of one thread keeps this one on one CPU
     arrays = op.inputs(np.random.default_rng(0))
     made = compiled(op, family, decisions, resolve("llvm", 1), 1, arrays)
     return relative_error([made.result()], [op.reference(arrays)])

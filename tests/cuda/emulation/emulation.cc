@@ -36,7 +36,7 @@ static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static unsigned current;
 static uint64_t progress;
-static bool trapped;
+static bool trapped, early;
 static Barrier block_barrier;
 static std::vector<Barrier> warp_barriers;
 static std::vector<uint64_t> lanes;
@@ -115,7 +115,8 @@ static void multiply_add(float* d, const void* a, const void* b, Multiply multip
   wait(warp_barriers[warp]);
 }
 
-// A copy that was started, and has not been seen to end: nothing of it is there before it has to be.
+// A copy that was started, and has not been seen to end. When it is there nobody knows: as late as it
+// has to be, or, with the last threads first, at once.
 struct Copy {
   void* to;
   const void* from;
@@ -133,16 +134,23 @@ static Copies& my_copies() {
   return copies[current];
 }
 
+static void make(const Copy& c) {
+  c.there ? (void)memcpy(c.to, c.from, c.bytes) : (void)memset(c.to, 0, c.bytes);
+}
+
 static void copy(void* to, const void* from, size_t bytes, bool there) {
   if ((uintptr_t)to % bytes || (there && (uintptr_t)from % bytes)) abort();
-  my_copies().started.push_back({to, from, bytes, there});
+  if (early)
+    make({to, from, bytes, there});
+  else
+    my_copies().started.push_back({to, from, bytes, there});
 }
 
 static void await(size_t left) {
   auto& groups = my_copies().groups;
   while (groups.size() > left) {
     for (const Copy& c : groups.front())
-      c.there ? (void)memcpy(c.to, c.from, c.bytes) : (void)memset(c.to, 0, c.bytes);
+      make(c);
     groups.erase(groups.begin());
   }
 }
@@ -252,6 +260,7 @@ int emulate(void* kernel, int count, void** arguments, const unsigned* grid, con
   emulation::run = table[count];
   emulation::kernel = kernel;
   emulation::arguments = arguments;
+  emulation::early = backwards;
   emulation::dynamic_shared.assign(dynamic_bytes + 256, (char)0xff);
   uintptr_t shared = (uintptr_t)emulation::dynamic_shared.data();
   emulation_dynamic_shared = (unsigned char*)((shared + 127) / 128 * 128);
