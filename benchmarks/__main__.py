@@ -19,27 +19,13 @@ from pathlib import Path
 
 import onnx
 
+from alt.arguments import positive
+from benchmarks.arguments import names_of
 from benchmarks.baselines import BASELINES, CONTENDERS
 from benchmarks.machine import physical_cores, this_machine
 from benchmarks.networks import NETWORKS, inputs_for, light_graph, light_names
 from benchmarks.protocol import Comparison, Plan, compare
 from benchmarks.tables import as_json, report
-
-
-def _names(known: Sequence[str], text: str) -> list[str]:
-    """Comma-separated names, each among `known`."""
-    names = [name for name in text.split(",") if name]
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(
-            f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}"
-        )
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,18 +46,18 @@ def _parser() -> argparse.ArgumentParser:
     add = networks.add_argument
     add(
         "--only",
-        type=partial(_names, every),
+        type=partial(names_of, every),
         metavar="NAMES",
         help=f"comma-separated; any of {', '.join(every)}",
     )
     add("--light", action="store_true", help="the nine graphs of the onnx package instead")
-    add("--threads", type=_positive, default=physical_cores(), help="default: physical cores")
-    add("--repeats", type=_positive, default=20, help="rounds; default: %(default)s")
-    add("--sample-ms", type=_positive, default=50, help="least sample; default: %(default)s")
+    add("--threads", type=positive, default=physical_cores(), help="default: physical cores")
+    add("--repeats", type=positive, default=20, help="rounds; default: %(default)s")
+    add("--sample-ms", type=positive, default=50, help="least sample; default: %(default)s")
     add("--ours", action=argparse.BooleanOptionalAction, default=True, help="measure ours")
     add(
         "--baselines",
-        type=partial(_names, BASELINES),
+        type=partial(names_of, BASELINES),
         default=list(BASELINES),
         metavar="NAMES",
         help=f"comma-separated, may be empty; default: {','.join(BASELINES)}",

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import onnx
 
+from alt.arguments import positive
+from benchmarks.arguments import some_names_of
 from benchmarks.cuda_program import Compiled, compile_offline
 from benchmarks.machine import Machine, this_machine
 from benchmarks.networks import NETWORKS, light_graph, light_names
@@ -153,22 +155,6 @@ Nothing here says how fast the kernels are: no device ran them.
     return text + ("\nFailed:\n" + "\n".join(problems) + "\n" if problems else "")
 
 
-def _names(known: Sequence[str], text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(
-            f"unknown: {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}"
-        )
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     every = [*NETWORKS, *light_names()]
     parser = argparse.ArgumentParser(
@@ -180,19 +166,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--arch", default="sm_90", help="default: %(default)s")
     add(
         "--only",
-        type=partial(_names, every),
+        type=partial(some_names_of, every),
         default=every,
         metavar="NAMES",
         help=f"comma-separated; any of {', '.join(every)}",
     )
     add(
         "--precision",
-        type=partial(_names, PRECISIONS),
+        type=partial(some_names_of, PRECISIONS),
         default=list(PRECISIONS),
         metavar="NAMES",
         help=f"comma-separated; any of {', '.join(PRECISIONS)}",
     )
-    add("--batch", type=_positive, default=1, help="of the five networks; default: %(default)s")
+    add("--batch", type=positive, default=1, help="of the five networks; default: %(default)s")
     add("--no-nvcc", dest="nvcc", action="store_false", help="CUDA C only")
     add("--markdown", type=Path, metavar="FILE.md", help="write a page, too")
     return parser

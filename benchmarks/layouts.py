@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from alt.arguments import positive
 from alt.canonical import canonicalize
 from alt.frontend import import_model
 from alt.peak import peak_flops
@@ -53,21 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"comma-separated networks; any of {', '.join(NETWORKS)}",
     )
-    add("--shapes", type=_positive, metavar="N", help="only the first N shapes")
-    add("--trials", type=_positive, default=12, help="candidates a family; default: %(default)s")
-    add("--repeats", type=_positive, default=20, help="rounds; default: %(default)s")
-    add("--sample-ms", type=_positive, default=20, help="least sample; default: %(default)s")
-    add("--threads", type=_positive, default=physical_cores(), help="default: physical cores")
+    add("--shapes", type=positive, metavar="N", help="only the first N shapes")
+    add("--trials", type=positive, default=12, help="candidates a family; default: %(default)s")
+    add("--repeats", type=positive, default=20, help="rounds; default: %(default)s")
+    add("--sample-ms", type=positive, default=20, help="least sample; default: %(default)s")
+    add("--threads", type=positive, default=physical_cores(), help="default: physical cores")
     add("--seed", type=int, default=0, help="of inputs and order; default: %(default)s")
     add("--markdown", action="store_true", help="print Markdown tables")
     add("--json", type=Path, metavar="PATH", help="also write every sample to this file")
     add("--plot", type=Path, metavar="PATH", help="also draw the gains: .svg, .png or .pdf")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text)
 
 
 def _networks(text: str) -> list[str]:

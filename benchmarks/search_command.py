@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from alt.arguments import positive
 from alt.compiler import fused
 from alt.errors import AltError
 from alt.propagate import plan_layouts
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--trials",
-        type=_positive,
+        type=positive,
         help="candidates a search; default: 256 without minutes",
     )
     add("--minutes", type=float, help="time a search")
@@ -59,20 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"comma-separated; any of {', '.join(WAYS)}",
     )
     add("--against", choices=["metaschedule"], help="tune operators, beside this tuner")
-    add("--operators", type=_positive, metavar="N", help="only the first N operators")
-    add("--threads", type=_positive, default=physical_cores(), help="default: physical cores")
-    add("--repeats", type=_positive, default=20, help="rounds in the end; default: %(default)s")
-    add("--sample-ms", type=_positive, default=50, help="least sample; default: %(default)s")
+    add("--operators", type=positive, metavar="N", help="only the first N operators")
+    add("--threads", type=positive, default=physical_cores(), help="default: physical cores")
+    add("--repeats", type=positive, default=20, help="rounds in the end; default: %(default)s")
+    add("--sample-ms", type=positive, default=50, help="least sample; default: %(default)s")
     add("--seed", type=int, default=0, help="of searches, weights and order; default: %(default)s")
     add("--markdown", action="store_true", help="print Markdown tables")
     add("--json", type=Path, metavar="PATH", help="also write every sample to this file")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text)
 
 
 def _network(text: str) -> str:

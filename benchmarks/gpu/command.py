@@ -14,6 +14,8 @@ from pathlib import Path
 
 import onnx
 
+from alt.arguments import positive
+from benchmarks.arguments import names_of
 from benchmarks.gpu.measure import OURS, Record, measure, right_outputs
 from benchmarks.gpu.problems import BATCHES, NAMES, PRODUCTS, Problem, networks, operators
 from benchmarks.gpu.rivals import PRECISIONS, Cublas, OnDevice, Ours, Torch, TorchCompile
@@ -38,21 +40,6 @@ LAYOUTS = ("NCHW", "NHWC", "NCHWc")
 TUNED = "ours-tuned"
 
 
-def _names(known: Sequence[str], text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(
-            f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}"
-        )
-    return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks gpu",
@@ -62,23 +49,23 @@ def _parser() -> argparse.ArgumentParser:
         "failed or was wrong.",
     )
     add = parser.add_argument
-    add("--networks", type=partial(_names, NAMES), default=list(NAMES), metavar="NAMES",
+    add("--networks", type=partial(names_of, NAMES), default=list(NAMES), metavar="NAMES",
         help=f"comma-separated, may be empty; default: {','.join(NAMES)}")  # fmt: skip
     add("--operators", action="store_true", help="matrix products instead")
-    add("--products", type=_positive, default=len(PRODUCTS), metavar="N", help="only the first N")
-    add("--batch", type=partial(_names, [str(b) for b in range(1, 257)]), metavar="SIZES",
+    add("--products", type=positive, default=len(PRODUCTS), metavar="N", help="only the first N")
+    add("--batch", type=partial(names_of, [str(b) for b in range(1, 257)]), metavar="SIZES",
         default=[str(b) for b in BATCHES], help="comma-separated; default: 1,16")  # fmt: skip
-    add("--precision", type=partial(_names, list(PRECISIONS)), default=["fp32"], metavar="NAMES",
+    add("--precision", type=partial(names_of, list(PRECISIONS)), default=["fp32"], metavar="NAMES",
         help=f"comma-separated, any of {','.join(PRECISIONS)}; default: fp32")  # fmt: skip
-    add("--rivals", type=partial(_names, [*RIVALS, TUNED, *(f"ours-{x}" for x in LAYOUTS)]),
+    add("--rivals", type=partial(names_of, [*RIVALS, TUNED, *(f"ours-{x}" for x in LAYOUTS)]),
         metavar="NAMES", help="comma-separated, may be empty; default: "
         "torch,torch.compile,onnxruntime,tensorrt, and torch,cublas for products")  # fmt: skip
-    add("--trials", type=_positive, default=0, help="for metaschedule: candidates to measure")
+    add("--trials", type=positive, default=0, help="for metaschedule: candidates to measure")
     add("--tune-minutes", type=float, default=10.0, metavar="MINUTES",
         help="for ours-tuned, beside what its log knows; default: %(default)s")  # fmt: skip
     add("--minutes", type=float, default=9.0, help="start nothing after; default: %(default)s")
-    add("--rounds", type=_positive, default=15, help="default: %(default)s")
-    add("--sample-ms", type=_positive, default=100, help="least sample; default: %(default)s")
+    add("--rounds", type=positive, default=15, help="default: %(default)s")
+    add("--sample-ms", type=positive, default=100, help="least sample; default: %(default)s")
     add("--device", choices=["cuda", "cpu"], default="cuda",
         help="cpu tries the benchmark, with small networks")  # fmt: skip
     add("--results", type=Path, default=RESULTS, metavar="FOLDER",
