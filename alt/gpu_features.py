@@ -6,7 +6,8 @@ answered, in the order of its questions, and the launch that follows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import log2, prod
 
 import numpy as np
@@ -62,23 +63,45 @@ MEMORY_BYTES_A_CYCLE = 12.0
 """For each multiprocessor, if all read."""
 
 
-def describe_on_gpu(
-    kernel: Kernel,
-    layouts: Mapping[Value, Layout],
-    constants: Mapping[Value, np.ndarray],
-    loops: Config,
-    gpu: Gpu,
-) -> list[float]:
-    """One number for each of `NAMES`.
+@dataclass(frozen=True)
+class Asked:
+    """A kernel, after its sketch was asked what it would do.
 
-    Args:
-        kernel: of a task.
-        layouts: how the tensors at its ends are stored; by rows where not listed.
-        constants: contents of the weights.
-        loops: the answers of its sketch.
-        gpu: what the code is for.
+    Attributes:
+        scope: with what it noted.
+        decisions: what was answered, in the order of its questions.
     """
-    scope, decisions = _asked(kernel, layouts, constants, loops, gpu)
+
+    scope: GpuScope
+    decisions: Sequence[Decision]
+
+    @staticmethod
+    def of(
+        kernel: Kernel,
+        layouts: Mapping[Value, Layout],
+        constants: Mapping[Value, np.ndarray],
+        loops: Config,
+        gpu: Gpu,
+    ) -> Asked:
+        """Ask.
+
+        Args:
+            kernel: of a task.
+            layouts: how the tensors at its ends are stored; by rows where not listed.
+            constants: contents of the weights.
+            loops: the answers of its sketch.
+            gpu: what the code is for.
+        """
+        choose = Given(loops, strict=False)
+        scope = GpuScope(kernel, layouts, constants, gpu, choose, asking=True)
+        sketch_for(scope)(scope)
+        return Asked(scope, list(choose.decisions.values()))
+
+
+def describe_on_gpu(asked: Asked) -> list[float]:
+    """One number for each of `NAMES`."""
+    scope, decisions = asked.scope, asked.decisions
+    kernel, gpu, layouts = scope.kernel, scope.gpu, scope.layouts
     anchor = kernel.anchor
     assert anchor is not None
     blocks, threads = _launch(scope)
@@ -94,7 +117,7 @@ def describe_on_gpu(
         log2(blocks / gpu.cores),
         -(-blocks // gpu.cores) * gpu.cores / blocks,
         log2(written / (blocks * threads)),
-        log2(_cycles(kernel, scope, gpu)),
+        log2(_cycles(scope)),
         *(float(anchor.op == name) for name in ANCHORS),
         *(log2(_together(v, layouts)) for v in (anchor.inputs[0], kernel.output)),
         *answers,
@@ -102,33 +125,12 @@ def describe_on_gpu(
     ]
 
 
-def estimate_on_gpu(
-    kernel: Kernel,
-    layouts: Mapping[Value, Layout],
-    constants: Mapping[Value, np.ndarray],
-    loops: Config,
-    gpu: Gpu,
-) -> float:
+def estimate_on_gpu(asked: Asked) -> float:
     """What the sketch expects; where it says nothing, arithmetic and memory, in seconds.
 
-    Good for telling hopeless candidates, not for ranking the rest. Arguments as those of
-    `describe_on_gpu`.
+    Good for telling hopeless candidates, not for ranking the rest.
     """
-    scope, _ = _asked(kernel, layouts, constants, loops, gpu)
-    return _cycles(kernel, scope, gpu) / CYCLES_PER_SECOND
-
-
-def _asked(
-    kernel: Kernel,
-    layouts: Mapping[Value, Layout],
-    constants: Mapping[Value, np.ndarray],
-    loops: Config,
-    gpu: Gpu,
-) -> tuple[GpuScope, list[Decision]]:
-    choose = Given(loops, strict=False)
-    scope = GpuScope(kernel, layouts, constants, gpu, choose, asking=True)
-    sketch_for(scope)(scope)
-    return scope, list(choose.decisions.values())
+    return _cycles(asked.scope) / CYCLES_PER_SECOND
 
 
 def _launch(scope: GpuScope) -> tuple[int, int]:
@@ -136,7 +138,8 @@ def _launch(scope: GpuScope) -> tuple[int, int]:
     return prod(scope.notes.get("grid", [1])), prod(scope.notes.get("threads", [1]))
 
 
-def _cycles(kernel: Kernel, scope: GpuScope, gpu: Gpu) -> float:
+def _cycles(scope: GpuScope) -> float:
+    kernel, gpu = scope.kernel, scope.gpu
     if scope.cycles is not None:
         return START_CYCLES + scope.cycles
     blocks, threads = _launch(scope)

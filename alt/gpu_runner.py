@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from alt.compiler import Model
-from alt.cuda.code import device_of, device_refusal
-from alt.cuda.gpu import Gpu
+from alt.cuda.code import device_refusal
+from alt.cuda.gpu import Gpu, device_of
 from alt.cuda.nvcc import require_nvcc
 from alt.errors import AltError
 from alt.gpu_worker import GpuJob

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tvm
 
-from alt.cuda.code import CudaCode, device_of
-from alt.cuda.gpu import Gpu
+from alt.cuda.code import CudaCode
+from alt.cuda.gpu import Gpu, device_of
 from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import Images, compile_source
 from alt.expected import Runnable, error_of

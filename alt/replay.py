@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from alt.compiler import Fused
-from alt.cuda.code import device_of, device_refusal
-from alt.cuda.gpu import Gpu
+from alt.cuda.code import device_refusal
+from alt.cuda.gpu import Gpu, device_of
 from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts

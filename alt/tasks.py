@@ -19,7 +19,7 @@ from alt.cuda.gpu import Gpu
 from alt.decisions import COMPLEX, decide_storage, decided, storage_of, with_storage
 from alt.describe import operations
 from alt.features import Subject, describe_candidate, estimate_seconds
-from alt.gpu_features import describe_on_gpu, estimate_on_gpu
+from alt.gpu_features import Asked, describe_on_gpu, estimate_on_gpu
 from alt.gpu_formats import Label, block_in, decide_label, label_in
 from alt.gpu_formats import layouts_of as stored_on_gpu
 from alt.graph import Graph, Value
@@ -111,17 +111,20 @@ class KernelTask:
         """How many channels lie next to each other in what is read and written; 1 by rows."""
         anchor = self.kernel.anchor
         assert anchor is not None
-        answers = Given(layout, strict=False)
         if isinstance(self.machine, Gpu):
-            label = decide_label(answers, self.kernel, self.machine, self.policy, self.planned)
+            label, lanes = self._label(layout, self.machine), self.machine.lanes()
             if label is None:
                 return 1, 1
-            lanes = self.machine.lanes()
             read = block_in(anchor.inputs[0], label.read, lanes)
             return read, block_in(self.kernel.output, label.write, lanes)
         chosen = decided(self.kernel, layout, Config({}))
         storage = storage_of(chosen, self.machine, self.policy, self.winograd)
         return (1, 1) if storage is None else (storage.read, storage.write)
+
+    def _label(self, layout: Config, gpu: Gpu) -> Label | None:
+        """The formats that answers stand for."""
+        answers = Given(layout, strict=False)
+        return decide_label(answers, self.kernel, gpu, self.policy, self.planned)
 
     def loops(self, layout: Config) -> Space:
         """What the sketch leaves open, given the layouts."""
@@ -145,11 +148,12 @@ class KernelTask:
 
     def _described(self, candidate: Candidate) -> list[float]:
         if isinstance(self.machine, Gpu):
-            layouts = self.layouts_of(candidate)
-            return describe_on_gpu(
-                self.kernel, layouts, self.constants, candidate.loops, self.machine
-            )
+            return describe_on_gpu(self._asked(candidate, self.machine))
         return describe_candidate(self._subject(candidate, self.machine))
+
+    def _asked(self, candidate: Candidate, gpu: Gpu) -> Asked:
+        layouts = self.layouts_of(candidate)
+        return Asked.of(self.kernel, layouts, self.constants, candidate.loops, gpu)
 
     def _subject(self, candidate: Candidate, machine: Machine) -> Subject:
         variant = self._variant(candidate.layout)
@@ -158,8 +162,7 @@ class KernelTask:
     def estimate(self, candidate: Candidate) -> float:
         """See `alt.features`, and `alt.gpu_features`."""
         if isinstance(self.machine, Gpu):
-            layouts, loops = self.layouts_of(candidate), candidate.loops
-            return estimate_on_gpu(self.kernel, layouts, self.constants, loops, self.machine)
+            return estimate_on_gpu(self._asked(candidate, self.machine))
         return estimate_seconds(self._subject(candidate, self.machine))
 
     def program(self, candidate: Candidate, packed: RecentArrays | None = None) -> Program:
@@ -207,8 +210,7 @@ class KernelTask:
         chosen = decided(self.kernel, layout, Config({}))
         layouts: dict[Value, Layout] = {}
         if isinstance(self.machine, Gpu):
-            answers = Given(layout, strict=False)
-            label = decide_label(answers, self.kernel, self.machine, self.policy, self.planned)
+            label = self._label(layout, self.machine)
             if label is not None:
                 lanes = self.machine.lanes()
                 layouts = stored_on_gpu(self.kernel, self.constants, label, lanes)

@@ -15,7 +15,7 @@ from alt.build import build
 from alt.compiler import fused
 from alt.cuda.nvcc import Image, Images, compile_source
 from alt.decisions import decided
-from alt.gpu_features import NAMES, describe_on_gpu, estimate_on_gpu
+from alt.gpu_features import NAMES, Asked, describe_on_gpu, estimate_on_gpu
 from alt.policies import policy_of
 from alt.propagate import plan_layouts
 from alt.replay import header_for_replay, header_of, kernels_of_log
@@ -108,10 +108,10 @@ def test_more_work_is_expected_to_take_longer(tasks, made):
     constants = other.graph.constants
     small = tasks[-1]
     times = [small.estimate(Candidate(Config({}), small.loops(Config({})).default()))]
-    times.append(estimate_on_gpu(kernel, {}, constants, Config({}), made.machine))
+    times.append(estimate_on_gpu(Asked.of(kernel, {}, constants, Config({}), made.machine)))
     assert times[0] < times[1]
     few, many = (
-        dict(zip(NAMES, describe_on_gpu(k, {}, c, Config({}), made.machine), strict=True))
+        dict(zip(NAMES, describe_on_gpu(Asked.of(k, {}, c, Config({}), made.machine)), strict=True))
         for k, c in ((small.kernel, small.constants), (kernel, constants))
     )
     assert few["operations"] < many["operations"] == np.log2(2 * 512**3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from alt.cuda.gpu import TENSOR_CORES
 from alt.elementary import Expr
 from alt.sketches.gpu.block import Block, Sought, memory_of
 from alt.sketches.gpu.grid import with_indices
@@ -11,7 +12,6 @@ from alt.sketches.gpu.matrix_panel import matrix_panel
 from alt.sketches.gpu.product import LANES, Product
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.swath import decide_blocks
-from alt.sketches.gpu.tensor_cores import CAPABILITY
 from alt.sketches.gpu.tiling import Precision, Problem, cycles_of, decide_tile
 from alt.sketches.scope import Stmt, seq
 
@@ -59,7 +59,7 @@ def blocked_product(scope: GpuScope, product: Product, precision: Precision) -> 
 def _in_place(scope: GpuScope, product: Product, precision: Precision) -> bool:
     """Whether both factors are kept as they lie in memory, so that copies can run ahead."""
     operands = product.left, product.right
-    if scope.gpu.capability < CAPABILITY or any(o.lanes < LANES for o in operands):
+    if scope.gpu.capability < TENSOR_CORES or any(o.lanes < LANES for o in operands):
         return False
     return precision == "tf32" or (
         precision == "fp32" and all(o.along == "outer" for o in operands)

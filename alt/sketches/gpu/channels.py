@@ -15,8 +15,9 @@ from alt.graph import Node, Value
 from alt.operators import delinear
 from alt.sketches.gpu.block_tile import VECTOR, Tile
 from alt.sketches.gpu.elementwise import VECTOR_DTYPES, read_in_place
+from alt.sketches.gpu.grid import either
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.staging import Operand, Steps, shared_out
+from alt.sketches.gpu.staging import Operand, Steps, corner_of, shared_out
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry
 from alt.storage import block_of
@@ -65,14 +66,7 @@ def channel_inputs(
         tirx.Bind(q, row % image),
     ]
     scope.analyzer.bind(q, ir.Range(0, image))
-    corner: list[Expr] = []
-    for at, extent, stride, offset in zip(
-        delinear(q, phase.count), phase.count, phase.stride, phase.offset, strict=True
-    ):
-        corner.append(tirx.Var("corner", "int32"))
-        before.append(tirx.Bind(corner[-1], simplify(at * stride + offset)))
-        end = (extent - 1) * stride + offset + 1
-        scope.analyzer.bind(corner[-1], ir.Range(offset, end))
+    corner = corner_of(scope, phase, q, before)
 
     def vector_of(position: Expr) -> Expr:
         """Which four steps of a stage a thread has: the same order in reading and in writing."""
@@ -107,10 +101,7 @@ def channel_inputs(
                 return tirx.BufferStore(kept, f32(0.0), [i * VECTOR + k])
 
             read, zero = (scope.loop(VECTOR, f, VECTORIZED) for f in (lane, nothing))
-            guard = simplify(tirx.all(*guards))
-            if isinstance(guard, tirx.IntImm):
-                return read if int(guard.value) else zero
-            return tirx.IfThenElse(guard, read, zero)
+            return either(scope, tirx.all(*guards), read, zero)
 
         return shared_out(scope, tile, count, thread, part)
 

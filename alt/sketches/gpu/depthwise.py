@@ -14,7 +14,7 @@ from math import prod
 from alt.elementary import Emitter, Expr, f32
 from alt.graph import Node
 from alt.sketches.gpu.block_tile import VECTOR
-from alt.sketches.gpu.grid import Region, over_elements
+from alt.sketches.gpu.grid import Region, or_zero, over_elements
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.staging import copy
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
@@ -193,10 +193,7 @@ class Depthwise:
         parts: list[Stmt] = []
         for number, (at, guard) in enumerate(self._inputs(above, outer_taps, first)):
             value = self.scope.load(self.node.inputs[0], [n, source, *at])
-            if not isinstance(guard, tirx.IntImm):
-                value = tirx.if_then_else(guard, value, f32(0.0))
-            elif not int(guard.value):
-                value = f32(0.0)
+            value = or_zero(self.scope, guard, value)
             parts.append(tirx.BufferStore(window, value, [i32(number)]))
         return parts
 
@@ -219,7 +216,7 @@ class Depthwise:
                 inner = [first[0] * self.stride[0] + down + phase.offset[-2], last]
             at = [simplify(p) for p in (*outer, *inner)]
             inside = (tirx.all(p >= 0, p < e) for p, e in zip(at, shape, strict=True))
-            yield at, simplify(tirx.all(*inside))
+            yield at, tirx.all(*inside)
 
     def _multiply(self, acc: object, window: object, weights: object) -> list[Stmt]:
         """Every result of this thread by every tap; all indices are numbers."""

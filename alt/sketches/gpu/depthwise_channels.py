@@ -10,10 +10,10 @@ from alt.graph import Node
 from alt.sketches.gpu.block_tile import VECTOR
 from alt.sketches.gpu.channels import finish_channels
 from alt.sketches.gpu.depthwise import WINDOW_REGISTERS, Depthwise
-from alt.sketches.gpu.grid import Region, over_elements
+from alt.sketches.gpu.grid import Region, either, over_elements
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.staging import copy
-from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
+from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32
 from alt.sketches.windows import geometry
 from alt.storage import block_of
 from primitives import Layout
@@ -109,10 +109,7 @@ class _ByChannels(Depthwise):
                 return tirx.BufferStore(window, f32(0.0), [to + k])
 
             zero = scope.loop(self.lanes, nothing, VECTORIZED)
-            if not isinstance(guard, tirx.IntImm):
-                parts.append(tirx.IfThenElse(guard, read, zero))
-            else:
-                parts.append(read if int(guard.value) else zero)
+            parts.append(either(scope, guard, read, zero))
         return parts
 
     def _write(
@@ -138,4 +135,4 @@ class _ByChannels(Depthwise):
 
             return finish_channels(self.scope, self.node, indices, self.lanes, total)
 
-        return seq(self.scope.loop(self.columns, column, UNROLLED, "column"))
+        return self.scope.loop(self.columns, column, UNROLLED, "column")

@@ -11,7 +11,7 @@ from math import prod
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Node
-from alt.sketches.gpu.grid import Region, in_order, over_elements, walk_of
+from alt.sketches.gpu.grid import Region, in_order, or_zero, over_elements, walk_of
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.matmul import fit
 from alt.sketches.pool import Window
@@ -90,18 +90,10 @@ def _read(phase: Phase, place: Sequence[Expr], taps: Sequence[Expr]) -> list[Exp
 def _or_zero(scope: GpuScope, node: Node, indices: Sequence[Expr]) -> Expr:
     """An element of the first input, or 0 around its spatial axes."""
     x = node.inputs[0]
-    guard = scope.analyzer.simplify(
-        tirx.all(
-            *(
-                tirx.all(i >= 0, i < extent)
-                for i, extent in zip(indices[2:], x.shape[2:], strict=True)
-            )
-        )
+    inside = (
+        tirx.all(i >= 0, i < extent) for i, extent in zip(indices[2:], x.shape[2:], strict=True)
     )
-    value = scope.load(x, indices)
-    if isinstance(guard, tirx.IntImm):
-        return value if int(guard.value) else tirx.const(0, x.dtype)
-    return tirx.if_then_else(guard, value, tirx.const(0, x.dtype))
+    return or_zero(scope, tirx.all(*inside), scope.load(x, indices))
 
 
 def _sum(

@@ -12,9 +12,26 @@ from alt.sketches.gpu.scope import GpuScope, threads_for
 from alt.sketches.scope import Stmt, i32, seq
 from alt.storage import block_of, channels_blocked
 from primitives import Layout
+from primitives.expressions import dtype_of
 from primitives.tensorir import ir, tirx
 
 MOST_POSITION = 2**31 - 1
+
+
+def or_zero(scope: GpuScope, guard: Expr, value: Expr) -> Expr:
+    """A value where a condition holds, 0 where it does not; it is evaluated only where it does."""
+    guard, zero = scope.analyzer.simplify(guard), tirx.const(0, dtype_of(value))
+    if isinstance(guard, tirx.IntImm):
+        return value if int(guard.value) else zero
+    return tirx.if_then_else(guard, value, zero)
+
+
+def either(scope: GpuScope, guard: Expr, then: Stmt, otherwise: Stmt) -> Stmt:
+    """One of two statements; which one may be known now."""
+    guard = scope.analyzer.simplify(guard)
+    if isinstance(guard, tirx.IntImm):
+        return then if int(guard.value) else otherwise
+    return tirx.IfThenElse(guard, then, otherwise)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from alt.elementary import Expr, f32
 from alt.graph import Node
 from alt.operators import delinear
 from alt.sketches.gpu.block_tile import VECTOR, Tile
+from alt.sketches.gpu.grid import either, or_zero
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, seq
 from alt.sketches.windows import Phase, geometry, taps_of_phase
@@ -151,15 +152,7 @@ def inputs(
         tirx.Bind(q, row % (image // lanes)),
     ]
     scope.analyzer.bind(q, ir.Range(0, image // lanes))
-    corner: list[Expr] = []
-    if lanes == 1:
-        for at, extent, stride, offset in zip(
-            delinear(q, phase.count), phase.count, phase.stride, phase.offset, strict=True
-        ):
-            corner.append(tirx.Var("corner", "int32"))
-            before.append(tirx.Bind(corner[-1], simplify(at * stride + offset)))
-            end = (extent - 1) * stride + offset + 1
-            scope.analyzer.bind(corner[-1], ir.Range(offset, end))
+    corner = corner_of(scope, phase, q, before) if lanes == 1 else []
 
     def element(i: Expr, channel: Expr, tap: Expr, guards: list[Expr]) -> Stmt:
         taps = delinear(tap, phase.taps)
@@ -167,12 +160,7 @@ def inputs(
         for p, extent in zip(at, x.shape[2:], strict=True):
             guards += [p >= 0, p < extent]
         value = scope.load(x, [n, group * channels + channel, *map(simplify, at)])
-        guard = simplify(tirx.all(*guards))
-        if not isinstance(guard, tirx.IntImm):
-            value = tirx.if_then_else(guard, value, f32(0.0))
-        elif not int(guard.value):
-            value = f32(0.0)
-        return tirx.BufferStore(kept, value, [i])
+        return tirx.BufferStore(kept, or_zero(scope, tirx.all(*guards), value), [i])
 
     def vector(i: Expr, channel: Expr, guards: list[Expr]) -> Stmt:
         def lane(k: Expr) -> Stmt:
@@ -183,11 +171,8 @@ def inputs(
         def nothing(k: Expr) -> Stmt:
             return tirx.BufferStore(kept, f32(0.0), [i * lanes + k])
 
-        read = scope.loop(lanes, lane, VECTORIZED)
-        guard = simplify(tirx.all(*guards))
-        if isinstance(guard, tirx.IntImm):
-            return read
-        return tirx.IfThenElse(guard, read, scope.loop(lanes, nothing, VECTORIZED))
+        read, zero = (scope.loop(lanes, f, VECTORIZED) for f in (lane, nothing))
+        return either(scope, tirx.all(*guards), read, zero)
 
     def load(stage: Expr) -> Stmt:
         def part(i: Expr, position: Expr) -> Stmt:
@@ -214,6 +199,26 @@ def inputs(
         return shared_out(scope, tile, count, thread, part)
 
     return Operand(seq(*before), load, keep)
+
+
+def corner_of(scope: GpuScope, phase: Phase, place: Expr, before: list[Stmt]) -> list[Expr]:
+    """Where the window of a place begins along each spatial axis; may be outside the image.
+
+    Args:
+        scope: the kernel.
+        phase: of the convolution.
+        place: of one image, counted by rows.
+        before: gets the statements that name what is found.
+    """
+    corner: list[Expr] = []
+    for at, extent, stride, offset in zip(
+        delinear(place, phase.count), phase.count, phase.stride, phase.offset, strict=True
+    ):
+        corner.append(tirx.Var("corner", "int32"))
+        before.append(tirx.Bind(corner[-1], scope.analyzer.simplify(at * stride + offset)))
+        end = (extent - 1) * stride + offset + 1
+        scope.analyzer.bind(corner[-1], ir.Range(offset, end))
+    return corner
 
 
 def _reads_vectors(scope: GpuScope, node: Node, phase: Phase, tile: Tile) -> bool:

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from alt.cuda.gpu import TENSOR_CORES
 from alt.elementary import Expr
 from alt.sketches.scope import Stmt
 from primitives.tensorir import ir, tirx
-
-CAPABILITY = TENSOR_CORES
-"""The first GPUs that have these instructions."""
 
 _ROUND = """
 #ifndef ALT_EMULATED
