@@ -220,7 +220,8 @@ class _Run:
             headroom = search.best.seconds - least
             # A tenth of the time is always worth hoping for: the fastest may be slow, too.
             hope = max(headroom, 0.1 * search.best.seconds)
-            return task.weight * hope * 0.5**search.idle / (1 + 0.1 * search.rounds)
+            doubt = 2.0 ** (search.idle + search.second) * (1 + 0.1 * search.rounds)
+            return task.weight * hope / doubt
 
         return max(open_ones, key=gain)
 

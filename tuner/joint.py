@@ -3,7 +3,8 @@
 A proposed layout rebuilds the loop space. It gets the loops that were best in other layouts,
 brought into the new space, and a few rounds of search; its best latency is what the proposer is
 told. Then the best layout is kept and the rest of the budget goes to its loops, coordinate descent
-last.
+last. If nothing moves there any more, the default's layout gets the same: neighbours in the network
+may not want the best one, and then loops decide.
 
 Source: ALT (EuroSys 2023, arXiv 2210.12415), joint stage and loop-only stage; that the parent
 layout's tiles are brought into the rebuilt space is ours.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
+from math import inf, isfinite
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ class TaskSearch:
         spent: the part of the budget that is gone; whoever has the budget keeps it up to date.
         rounds: how many batches were told.
         idle: how many of them in a row brought nothing, in this stage.
+        second: whether the loops of the default's layout are searched, after those of the best.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class TaskSearch:
         self.spent = 0.0
         self.rounds = 0
         self.idle = 0
+        self.second = False
         layout = task.layouts.default()
         self._default = Candidate(layout, task.loops(layout).default())
         self.scores = Scores(task, self._default)
@@ -127,7 +130,7 @@ class TaskSearch:
     @property
     def done(self) -> bool:
         """Whether its rounds bring nothing any more."""
-        return not self._joint and self.idle >= self.options.patience
+        return not self._joint and self.idle >= self.options.patience and self._is_last
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether it may be asked for: without a joint stage layouts stay as they are."""
@@ -146,17 +149,21 @@ class TaskSearch:
 
     def tell(self, results: Sequence[tuple[Candidate, Measurement]]) -> None:
         """What a round brought; an empty one counts, too."""
-        before = self.seconds
+        layout = None if self._joint else self._chosen
+        before = self._seconds_in(layout)
         for candidate, measurement in results:
             self._remember(candidate, measurement)
         self.rounds += 1
-        self.idle = 0 if self.seconds < before * IMPROVEMENT else self.idle + 1
+        self.idle = 0 if self._seconds_in(layout) < before * IMPROVEMENT else self.idle + 1
         if self._layout is not None:
             self._left -= 1
             if self._left <= 0:
                 self._judge(self._layout)
-        if self._joint and self._layout is None and self.idle >= self.options.patience:
-            self._end_joint_stage()
+        if self.idle >= self.options.patience:
+            if self._joint and self._layout is None:
+                self._end_joint_stage()
+            elif not self._joint and not self._is_last:
+                self._turn_to_default()
 
     def _remember(self, candidate: Candidate, measurement: Measurement) -> None:
         self.measured[candidate] = measurement
@@ -175,14 +182,10 @@ class TaskSearch:
             found = self._of_joint_stage(count)
             if found:
                 return found
-        layout = self._chosen
-        if self._finishing is None:
-            found = self._worthwhile(layout, count)
-            if self.idle >= IDLE_LOOPS or not found:
-                self._finishing = self._descent(layout)
-        if self._finishing is not None and len(found) < count:
-            more = [Candidate(layout, c) for c in self._finishing.ask(count - len(found))]
-            found += [c for c in more if c not in self.measured and c not in found]
+        found = self._of_loops(count)
+        if not found and not self._is_last:
+            self._turn_to_default()
+            found = self._of_loops(count)
         return found
 
     def _of_joint_stage(self, count: int) -> list[Candidate]:
@@ -194,25 +197,43 @@ class TaskSearch:
                     self._end_joint_stage()
                     return []
                 self._layout, self._left = proposed[0], self.options.layout_rounds
-            layout, best, first = self._layout, self.best, list[Candidate]()
-            if best is not None and best.candidate.layout != layout:
-                near = self._brought(layout, best.candidate.loops)
-                if not self.scores.hopeless(near, self.options.hopeless):
-                    first.append(near)
-            rest = self._worthwhile(layout, count - len(first))
-            found = [c for c in dict.fromkeys([*first, *rest]) if c not in self.measured]
+            found = self._begun(self._layout, count)
             if found:
                 return found
-            self._judge(layout)
+            self._judge(self._layout)
+
+    def _of_loops(self, count: int) -> list[Candidate]:
+        layout, found = self._chosen, list[Candidate]()
+        if self._finishing is None:
+            found = self._begun(layout, count)
+            if self.idle >= IDLE_LOOPS or not found:
+                self._finishing = self._descent(layout)
+        if self._finishing is not None and len(found) < count:
+            more = [Candidate(layout, c) for c in self._finishing.ask(count - len(found))]
+            found += [c for c in more if c not in self.measured and c not in found]
+        return found
+
+    def _begun(self, layout: Config, count: int) -> list[Candidate]:
+        """Loops that are best elsewhere, and what this layout's own search asks for."""
+        best, first = self.best, list[Candidate]()
+        if best is not None and best.candidate.layout != layout:
+            near = self._brought(layout, best.candidate.loops)
+            if near not in self.measured and not self.scores.hopeless(near, self.options.hopeless):
+                first.append(near)
+        rest = self._worthwhile(layout, count - len(first))
+        return [c for c in dict.fromkeys([*first, *rest]) if c not in self.measured]
 
     def _judge(self, layout: Config) -> None:
         """Tell the proposer how good a layout turned out to be."""
-        times = [m.best for c, m in self.measured.items() if c.layout == layout and m.ok]
-        self._layouts.tell([(layout, min(times, default=None))])
+        seconds = self._seconds_in(layout)
+        self._layouts.tell([(layout, seconds if isfinite(seconds) else None)])
         self._layout = None
 
     def _end_joint_stage(self) -> None:
         self._joint, self.idle = False, 0
+
+    def _turn_to_default(self) -> None:
+        self.second, self.idle, self._finishing = True, 0, None
 
     def _worthwhile(self, layout: Config, count: int) -> list[Candidate]:
         """Asks until there are enough candidates that the analytic estimate does not rule out."""
@@ -246,8 +267,22 @@ class TaskSearch:
 
     @property
     def _chosen(self) -> Config:
+        """The layout whose loops are searched after the joint stage."""
         best = self.best
-        return best.candidate.layout if best is not None else self._default.layout
+        if best is None or self.second:
+            return self._default.layout
+        return best.candidate.layout
+
+    @property
+    def _is_last(self) -> bool:
+        return self._chosen == self._default.layout
+
+    def _seconds_in(self, layout: Config | None) -> float:
+        """Of the fastest candidate in a layout, or in any; infinite while all have failed."""
+        if layout is None:
+            return self.seconds
+        times = [m.best for c, m in self.measured.items() if c.layout == layout and m.ok]
+        return min(times, default=inf)
 
     def _score_in(self, layout: Config) -> Score:
         return lambda configs: self.scores.of([Candidate(layout, loops) for loops in configs])

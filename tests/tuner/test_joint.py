@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -44,9 +44,8 @@ def test_the_default_comes_first_and_stages_come_in_order():
     search = search_of()
     seen = run(search, 40)
     assert seen[0][1][0] == search.default
-    stages = [stage for stage, _ in seen]
-    assert list(dict.fromkeys(stages)) == ["joint", "loops", "descent"]
-    assert stages == sorted(stages, key=["joint", "loops", "descent"].index)
+    stages = [stage for stage, _ in groupby(seen, lambda each: each[0])]
+    assert stages == ["joint", "loops", "descent", "loops", "descent"]  # and of the default layout
 
 
 def test_joint_finds_what_loops_alone_cannot():
@@ -269,3 +268,24 @@ def test_each_candidate_is_described_once():
     run(search, 10)
     search.scores.features(list(search.measured))
     assert set(count.values()) == {1} and len(count) > 50
+
+
+def test_the_loops_of_the_default_are_searched_after_those_of_the_best_layout():
+    search = search_of(patience=3)
+    layouts, second = [], []
+    for number in range(200):
+        search.spent = number / 20
+        batch = search.ask(8)
+        if search.stage != "joint":
+            layouts.append(batch[0].layout if batch else None)
+            second.append(search.second)
+        search.tell(list(zip(batch, Measured().measure(search.task, batch), strict=True)))
+        if not batch or search.done:
+            break
+    best = search.best.candidate.layout
+    assert best != search.default.layout
+    turn = second.index(True)
+    assert set(layouts[:turn]) == {best} and second == sorted(second)
+    assert {layout for layout in layouts[turn:] if layout} == {search.default.layout}
+    found = [m.best for c, m in search.measured.items() if c.layout == search.default.layout]
+    assert min(found) == pytest.approx(LOOPS_ONLY)
