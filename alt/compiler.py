@@ -120,9 +120,9 @@ def compile(  # noqa: A001 - the verb users know
     count = threads or min(network.machine.cores, physical_cores())
     kernels = network.kernels
     if log is not None:
-        from alt.replay import kernels_of_log  # its packages are needed for nothing else
+        from alt.replay import network_of_log  # its packages are needed for nothing else
 
-        kernels = kernels_of_log(
+        kernels = network_of_log(
             network,
             log,
             count,
@@ -130,7 +130,7 @@ def compile(  # noqa: A001 - the verb users know
             winograd=winograd,
             allow_partial=allow_partial,
             device=device,
-        )
+        ).kernels
     module = assemble(
         network,
         kernels,

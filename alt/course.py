@@ -60,9 +60,9 @@ class Course:
             for hand, reply, alive in self.pool.wait():
                 request, start = self._doing.pop(hand)
                 self.spent[type(request).__name__.lower()] += time.monotonic() - start
+                self._take(hand, request, reply)
                 if not alive:
                     self.batch.lose(hand)
-                self._take(hand, request, reply)
 
     def _give(self, hand: Hand) -> None:
         """Find something to do for a worker."""

@@ -17,7 +17,16 @@ from alt.module import Module
 from alt.places import time_places
 from alt.policies import LayoutPolicy
 from alt.remote import WAIT_SECONDS
-from alt.replay import decide, labels_of, measured_in, network_key, place_key, placed_in
+from alt.replay import (
+    decide,
+    fastest_variant,
+    labels_of,
+    measured_in,
+    network_key,
+    place_key,
+    placed_in,
+    program_of,
+)
 from alt.runner import Runner
 from alt.select import RIVALS, VARIANTS, Choices, Label, Variant, choices_of
 from alt.servers import Servers
@@ -67,19 +76,33 @@ class Finals:
     device: int | str | None = None
 
     def check_best(self, runner: Runner, seed: int) -> None:
-        """Compare the fastest candidate of each task on fresh inputs; if wrong, the next."""
-        for key, task in self.tasks.items():
-            while (best := self.log.best(key, self.header.target_id)) is not None:
-                measurement = runner.check(task, best.candidate, seed)
-                self._note(key, best.candidate, measurement, task.name)
-                if measurement.status is not Status.wrong:
-                    break
-                _LOGGER.warning("%s: %s; the next fastest is taken", task.name, measurement.message)
+        """Compare what the network is to use on fresh inputs; if it is wrong, the next fastest."""
+        checked: set[tuple[str, Candidate]] = set()
+        while used := [each for each in self._used() if each not in checked]:
+            for key, candidate in used:
+                task = self.tasks[key]
+                measurement = runner.check(task, candidate, seed)
+                self._note(key, candidate, measurement, task.name)
+                if measurement.status is Status.wrong:
+                    text = measurement.message
+                    _LOGGER.warning("%s: %s; the next fastest is taken", task.name, text)
+            checked.update(used)
+
+    def _used(self) -> list[tuple[str, Candidate]]:
+        """The candidate of each task in each layout that some variant gives it."""
+        choices = self._choices()
+        found: dict[tuple[str, Candidate], None] = {}
+        for variant in VARIANTS:
+            labels = labels_of(choices, variant, self.log, self.header)
+            for kernel, candidate in choices.candidates(labels).items():
+                found[choices.tasks[kernel].key, candidate] = None
+        return list(found)
 
     def time_conversions(self, runner: Runner) -> None:
         """Measure what the assignment may ask for and the log does not know."""
         for conversion in self._choices().conversions():
-            if conversion.candidate in self.log.seen(conversion.key, self.header.target_id):
+            known = self.log.seen(conversion.key, self.header.target_id).get(conversion.candidate)
+            if known is not None and known.ok:
                 continue
             measurement = runner.time_conversion(
                 conversion.shape, conversion.dtype, conversion.stored, conversion.wanted
@@ -137,7 +160,18 @@ class Finals:
             return nullcontext(modules)
         return deployed(modules, self.servers, WAIT_SECONDS)
 
-    def time_in_turns(self, modules: Mapping[Variant, Module]) -> dict[Variant, float]:
+    def fastest(self, decided: Mapping[Variant, list[Kernel]]) -> Variant:
+        """What replaying the log would choose of these."""
+        return fastest_variant(self.log, self.tasks, self.header, self._programs(decided))
+
+    def _programs(self, decided: Mapping[Variant, list[Kernel]]) -> dict[Variant, str]:
+        return {
+            v: program_of(kernels, self.policy, self.winograd) for v, kernels in decided.items()
+        }
+
+    def time_in_turns(
+        self, modules: Mapping[Variant, Module], decided: Mapping[Variant, list[Kernel]]
+    ) -> dict[Variant, float]:
         """The median seconds of a call of every variant; a round times all, in changing order."""
         samples: dict[Variant, list[float]] = {variant: [] for variant in modules}
         order = list(modules)
@@ -146,8 +180,10 @@ class Finals:
                 timed = modules[variant].benchmark(repeats=3, min_seconds=0.01)
                 samples[variant].append(timed.median_seconds)
             order = order[1:] + order[:1]
+        programs = self._programs(decided)
         for variant, seconds in samples.items():
-            candidate = Candidate(Config({"variant": variant}), Config({}))
+            program = Config({"program": programs[variant]})
+            candidate = Candidate(Config({"variant": variant}), program)
             self._note_samples(network_key(self.tasks), candidate, seconds, "the network")
         self.log.try_flush()
         return {variant: median(seconds) for variant, seconds in samples.items()}

@@ -23,7 +23,7 @@ from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import Images, compile_source
 from alt.expected import Runnable, error_of
 from alt.memory import aligned
-from alt.messages import Job, Reply, Request, Timing
+from alt.messages import Job, Timing
 from alt.target import Machine, resolve
 from alt.timing import CACHES, network_bytes
 from alt.worker import Held, Worker, one_line, wrong
@@ -52,24 +52,6 @@ class GpuJob(Job):
 @dataclass
 class GpuWorker(Worker):
     """See `alt.worker.Worker`."""
-
-    touched: bool = False
-    """Whether this process uses the GPU."""
-
-    def answer(self, request: Request) -> Reply:
-        """Do what is asked; if the GPU is lost by that, so is this process.
-
-        A kernel that faults takes everything with it that its process has on the device, and every
-        later call fails: the next candidate needs another process.
-        """
-        reply = super().answer(request)
-        if isinstance(reply, Measurement) and not reply.ok and self.touched:
-            try:
-                self.device.sync()
-            except Exception as problem:  # noqa: BLE001 - TVM raises several kinds
-                print(f"the GPU is lost: {_said(problem)}", file=sys.stderr, flush=True)
-                os._exit(UNUSABLE)
-        return reply
 
     def _limit_memory(self) -> None:
         """Not at all: CUDA takes address space for the memory of all devices."""
@@ -112,8 +94,30 @@ class GpuWorker(Worker):
         timing: Timing,
         best: float = inf,
     ) -> Measurement:
-        """Run once, compare, time by the device's clock; without a reference only time."""
-        self.touched = True
+        """Run once, compare, time by the device's clock; without a reference only time.
+
+        A kernel that faults takes everything with it that its process has on the device, and every
+        later call fails: the next candidate needs another process.
+        """
+        try:
+            return self._timed(held, ready, reference, timing, best)
+        except Exception:
+            # Here tensors are still alive: to free them would end the process without a word.
+            try:
+                self.device.sync()
+            except Exception as problem:  # noqa: BLE001 - TVM raises several kinds
+                print(f"the GPU is lost: {_said(problem)}", file=sys.stderr, flush=True)
+                os._exit(UNUSABLE)
+            raise
+
+    def _timed(
+        self,
+        held: Held,
+        ready: Runnable,
+        reference: np.ndarray | None,
+        timing: Timing,
+        best: float,
+    ) -> Measurement:
         code = held.program.library
         # Linking twice would load the code twice.
         library = held.linked = held.linked or code.linked()

@@ -23,7 +23,7 @@ examples:
   alt logs show resnet18.jsonl                            what was measured, on which machine?
   alt logs best resnet18.jsonl --json                     the best candidate of every task
   alt logs merge laptop.jsonl server.jsonl -o all.jsonl   each measurement once, by time
-  alt logs prune all.jsonl --keep 3                       only the three best of every task
+  alt logs prune all.jsonl --keep 5                       only the five best of every layout
 """
 
 
@@ -61,7 +61,7 @@ def declare(parser: argparse.ArgumentParser, state: Path) -> None:
     add.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=output)
     add = verb("prune", prune_logs, "leave only the measurements of the best candidates")
     add.add_argument("logs", type=Path, nargs="+", metavar="LOG")
-    keep = "candidates of each task on each target; default: %(default)s"
+    keep = "candidates of each task in each layout; default: %(default)s"
     add.add_argument("--keep", type=positive, default=10, metavar="N", help=keep)
 
 

@@ -88,6 +88,9 @@ class Pool:
             "TVM_NUM_THREADS": str(self.job.threads),
             # By default they wait for more work in a loop for about 0.1 s, in which others run.
             "TVM_THREAD_POOL_SPIN_COUNT": "3000",
+            # Otherwise it asks torch for GPUs, and what is forked from a process in which CUDA
+            # was started cannot use it.
+            "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1",
         }
         with theirs:
             self._zygote = subprocess.Popen(

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from alt.compiler import Fused
 from alt.cuda.code import device_refusal
@@ -30,6 +33,26 @@ from tuner.replay import choose_best
 from tuner.task import Candidate, Measurement
 
 _LOGGER = logging.getLogger(__name__)
+
+UNMEASURED = 1e9
+"""Bytes a second: what a conversion that was not measured is taken to move, which is little."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A network as a log has it.
+
+    Attributes:
+        kernels: with what was decided about each.
+        variant: how much of what was found they use.
+        applied: how many tasks the log decides about.
+        missing: names of the others, which are left to the compiler.
+    """
+
+    kernels: list[Kernel]
+    variant: Variant
+    applied: int
+    missing: tuple[str, ...]
 
 
 def header_of(machine: Hardware, threads: int, device: str = "") -> Header:
@@ -102,7 +125,7 @@ def _named(header: Header) -> str:
     return f"{header.target['device']} ({header.target['cores']} multiprocessors)"
 
 
-def kernels_of_log(
+def network_of_log(
     network: Fused,
     log: str | Path,
     threads: int,
@@ -111,7 +134,7 @@ def kernels_of_log(
     winograd: bool = True,
     allow_partial: bool = False,
     device: int | str | None = None,
-) -> list[Kernel]:
+) -> Replayed:
     """The kernels of a network with what a log says about each.
 
     Args:
@@ -135,10 +158,27 @@ def kernels_of_log(
     measured = {k: m for k, m in measured_in(records, tasks, header).items() if k in applied}
     placed = placed_in(records, tasks, header)
     choices = choices_of(network.graph, network.kernels, tasks, measured, placed)
-    variant = fastest_variant(records, tasks, header)
-    kernels = decide(choices, variant, records, header)
-    _LOGGER.info("%d/%d tasks applied, %s", len(applied), len(tasks), variant)
-    return kernels
+    usable = {task.key for task in choices.tasks.values()}
+    unfit = [tasks[key].name for key in applied if key not in usable]
+    if unfit:
+        report = (
+            f"replay of the log {records.path}: {len(usable)}/{len(tasks)} tasks applied; nothing "
+            f"that was measured of {', '.join(unfit)} is a choice here: it was tuned with other "
+            "layouts, or by another version"
+        )
+        if not allow_partial:
+            raise TuningError(f"{report}; tune them, or allow a partial replay")
+        _LOGGER.warning("%s", report)
+    made: dict[Variant, list[Kernel]] = {
+        variant: decide(choices, variant, records, header) for variant in VARIANTS
+    }
+    programs: dict[Variant, str] = {
+        variant: program_of(each, policy, winograd) for variant, each in made.items()
+    }
+    variant = fastest_variant(records, tasks, header, programs)
+    _LOGGER.info("%d/%d tasks applied, %s", len(usable), len(tasks), variant)
+    missing = tuple(task.name for key, task in tasks.items() if key not in usable)
+    return Replayed(made[variant], variant, len(usable), missing)
 
 
 def measured_in(
@@ -164,16 +204,22 @@ def decide(choices: Choices, variant: Variant, log: TuningLog, header: Header) -
 def labels_of(
     choices: Choices, variant: Variant, log: TuningLog, header: Header
 ) -> dict[Kernel, Label]:
-    """The layouts of a variant; without all conversions measured they stay as they are."""
+    """The layouts of a variant; conversions that were not measured are taken to be slow."""
+    if variant != "joint":
+        return choices.assigned(variant, {})
     seconds: dict[Conversion, float] = {}
+    unknown = 0
     for conversion in choices.conversions():
         known = log.seen(conversion.key, header.target_id).get(conversion.candidate)
-        if known is None or not known.ok:
-            if variant == "joint":
-                _LOGGER.warning("%s was not measured: layouts stay as they are", conversion)
-                variant = "loops"
-            break
-        seconds[conversion] = known.best
+        if known is not None and known.ok:
+            seconds[conversion] = known.best
+        else:
+            unknown += 1
+            size = prod(conversion.shape) * np.dtype(conversion.dtype).itemsize
+            seconds[conversion] = size / UNMEASURED
+    if unknown:
+        total = len(seconds)
+        _LOGGER.warning("%d of %d conversions were not measured: taken to be slow", unknown, total)
     return choices.assigned(variant, seconds)
 
 
@@ -188,14 +234,38 @@ def network_key(tasks: Mapping[str, KernelTask]) -> str:
     return f"network {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def fastest_variant(log: TuningLog, tasks: Mapping[str, KernelTask], header: Header) -> Variant:
-    """The variant of the network that was fastest; the joint one if none was timed.
+def program_of(kernels: Sequence[Kernel], policy: LayoutPolicy, winograd: bool) -> str:
+    """The name in a log of a network's kernels as they were decided upon."""
+    attrs = [kernel.anchor.attrs if kernel.anchor is not None else {} for kernel in kernels]
+    answers = [(each.get("layout"), each.get("loops")) for each in attrs]
+    return hashlib.sha256(f"{policy} {winograd} {answers}".encode()).hexdigest()[:16]
 
-    Of variants that are about as fast, the one that departs least from the compiler's choices.
+
+def fastest_variant(
+    log: TuningLog,
+    tasks: Mapping[str, KernelTask],
+    header: Header,
+    programs: Mapping[Variant, str],
+) -> Variant:
+    """The variant of the network that was fastest; the joint one if no tuned one was timed.
+
+    Of variants that are about as fast, the one that departs least from the compiler's choices. The
+    last time each was timed counts: then all were, in turns.
+
+    Args:
+        log: with measurements.
+        tasks: of the network.
+        header: of the machine.
+        programs: each variant by `program_of`: what was timed before the log knew more may have
+            been another program. Old records do not say, and count for any.
     """
-    known = log.seen(network_key(tasks), header.target_id)
-    seconds = {c.layout["variant"]: m.best for c, m in known.items() if m.ok}
-    if not seconds:
+    seconds: dict[Variant, float] = {}
+    for record in log.of_task(network_key(tasks)):
+        if record.target == header.target_id and record.measurement.ok:
+            variant: Variant = next(v for v in VARIANTS if v == record.candidate.layout["variant"])
+            if record.candidate.loops.get("program", programs[variant]) == programs[variant]:
+                seconds[variant] = record.measurement.best
+    if not seconds.keys() - {"default"}:
         return "joint"
     least = min(seconds.values())
     return next(v for v in reversed(VARIANTS) if seconds.get(v, inf) * MARGIN <= least)

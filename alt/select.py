@@ -297,21 +297,31 @@ def _by_label(task: KernelTask, measured: Measured) -> dict[Label, list[tuple[fl
     for number, (candidate, measurement) in enumerate(measured.items()):
         if not measurement.ok or not task.layouts.contains(candidate.layout):
             continue
-        # A GPU's kernels are not built from answers to other questions.
-        on_gpu = isinstance(task.machine, Gpu)
-        if on_gpu and not task.loops(candidate.layout).contains(candidate.loops):
-            continue
         label = task.blocks(candidate.layout)
         found.setdefault(label, []).append((measurement.best, number, candidate))
     default = task.blocks(task.layouts.default())
-    if not found or (default not in found and not isinstance(task.machine, Gpu)):
-        return {}
     ranked = {
-        label: [(s, candidate) for s, _, candidate in sorted(c, key=lambda entry: entry[:2])]
-        for label, c in found.items()
+        label: fitting
+        for label, entries in found.items()
+        if (fitting := _fitting(task, sorted(entries, key=lambda entry: entry[:2])))
     }
+    if default not in ranked and not isinstance(task.machine, Gpu):
+        return {}
     others = sorted((c[0][0], label) for label, c in ranked.items() if label != default)
     # What a GPU's network has by rule depends on more than the task: others may know the task.
     kept = [default] if default in ranked else []
     kept += [label for _, label in others[: MOST_LABELS - len(kept)]]
     return {label: ranked[label] for label in kept}
+
+
+def _fitting(
+    task: KernelTask, ranked: Iterable[tuple[float, int, Candidate]]
+) -> list[tuple[float, Candidate]]:
+    """The first few that answer what is asked today, and the default if it is there."""
+    own = Candidate(default := task.layouts.default(), task.loops(default).default())
+    found: list[tuple[float, Candidate]] = []
+    for seconds, _, candidate in ranked:
+        wanted = len(found) < RIVALS or candidate == own
+        if wanted and task.loops(candidate.layout).contains(candidate.loops):
+            found.append((seconds, candidate))
+    return found

@@ -20,7 +20,7 @@ from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
 from alt.remote import RemoteRunner
-from alt.replay import fastest_variant, header_of
+from alt.replay import header_of
 from alt.runner import Runner
 from alt.select import Variant
 from alt.servers import Servers
@@ -38,8 +38,8 @@ _STAGES = (
     "simplify",
     "fuse",
     "prepare",
-    "check the best on fresh inputs",
     "time conversions",
+    "check the best on fresh inputs",
     "time the best within the network",
     "time the network",
     "verify",
@@ -200,19 +200,20 @@ def tune(
         )
         finals = Finals(network, tasks, records, header, threads, policy, winograd, servers, device)
         if not outcome.interrupted:
-            tell("check the best on fresh inputs")
-            finals.check_best(runner, chosen.seed + 1)
             tell("time conversions")
             finals.time_conversions(runner)
+            tell("check the best on fresh inputs")
+            finals.check_best(runner, chosen.seed + 1)
     # A GPU's kernels run behind the host's back, and were timed with weights as cold as there.
     if not outcome.interrupted and not gpu:
         tell("time the best within the network")
         finals.time_in_place()
     tell("time the network")
-    modules = finals.assembled(finals.variants())
+    decided = finals.variants()
+    modules = finals.assembled(decided)
     with finals.running(modules) as running:
-        seconds = finals.time_in_turns(running)
-        variant = fastest_variant(records, tasks, header)
+        seconds = finals.time_in_turns(running, decided)
+        variant = finals.fastest(decided)
         if verify:
             tell("verify")
             found = compare(model, running[variant], constants=constants)

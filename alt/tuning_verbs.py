@@ -16,14 +16,12 @@ from typing import Any
 
 import alt
 from alt.arguments import ArrayFile
-from alt.compiler import Fused, assemble, fused
+from alt.compiler import assemble, fused
 from alt.errors import AltError
 from alt.policies import JOINT, policy_of
-from alt.propagate import plan_layouts
 from alt.report import reports_of
 from alt.report_page import page
 from alt.target import Machine, physical_cores, resolve
-from alt.tasks import tasks_of
 from alt.verbs import (
     Answer,
     artifact_of,
@@ -101,7 +99,7 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
     def tell(stage: str) -> None:
         progress(stage, _STAGES.index(stage), len(_STAGES))
 
-    from alt.replay import kernels_of_log
+    from alt.replay import network_of_log
 
     network = fused(
         options.model,
@@ -116,7 +114,7 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
     tell("layouts")
     policy = policy_of(options.layouts)
     threads = options.threads or min(network.machine.cores, physical_cores())
-    kernels = kernels_of_log(
+    found = network_of_log(
         network,
         options.log,
         threads,
@@ -125,28 +123,28 @@ def replay_model(options: argparse.Namespace, progress: Progress) -> Answer:
         allow_partial=options.allow_partial,
         device=options.device,
     )
-    variant, known, missing = _covered(options, network, threads)
     module = assemble(
         network,
-        kernels,
+        found.kernels,
         options.threads,
         policy,
         options.winograd,
         lambda: tell("build"),
         device=options.device,
     )
-    total, used = known + len(missing), _USED[variant]
+    total, used = found.applied + len(found.missing), _USED[found.variant]
     lines = [
-        f"{known}/{total} tasks applied from {options.log}{f': {used}' if known else ''}",
-        *(f"missing  {name}" for name in missing),
+        f"{found.applied}/{total} tasks applied from {options.log}"
+        + (f": {used}" if found.applied else ""),
+        *(f"missing  {name}" for name in found.missing),
         *signature_lines(module),
     ]
     data: dict[str, Any] = {
         "log": str(options.log),
-        "applied": known,
+        "applied": found.applied,
         "tasks": total,
-        "missing": missing,
-        "variant": variant if known else None,
+        "missing": list(found.missing),
+        "variant": found.variant if found.applied else None,
         "threads": module.threads,
     }
     if options.output is not None:
@@ -300,24 +298,6 @@ def _compile_command(options: argparse.Namespace, partial: bool) -> list[str]:
     words += ["--log", str(options.log)]
     words += ["--allow-partial"] if partial else []
     return [*words, "-o", str(artifact_of(options.model))]
-
-
-def _covered(
-    options: argparse.Namespace, network: Fused, threads: int
-) -> tuple[str, int, list[str]]:
-    """The variant, how many tasks the log knows, and the names of those that it does not."""
-    from alt.replay import fastest_variant, header_for_replay
-
-    policy, machine = policy_of(options.layouts), network.machine
-    plan = plan_layouts(network.graph, network.kernels, machine, options.winograd, policy)
-    tasks = tasks_of(
-        network.kernels, network.graph.constants, machine, plan, policy, options.winograd
-    )
-    log = TuningLog.read(options.log)
-    header = header_for_replay(log, machine, threads, options.device)
-    known = [key for key in tasks if log.best(key, header.target_id) is not None]
-    missing = [task.name for key, task in tasks.items() if key not in known]
-    return fastest_variant(log, tasks, header), len(known), missing
 
 
 def _finite(value: float | None) -> float | None:

@@ -177,12 +177,13 @@ class _Run:
             search.scores.model = self.model if self.learnt else None
             search.spent = self.budget.spent(trials, elapsed, search.rounds)
             batch = search.ask(self.budget.affordable(trials, elapsed, self._owed))
+            stage = search.stage
             results = self._measured(key, batch)
             self.outcome.trials += len(results)
             search.tell(results)
             if not batch or search.done:
                 self.finished.add(key)
-            self.observe(self._round(key, search.stage, results))
+            self.observe(self._round(key, stage, results))
 
     @property
     def _elapsed(self) -> float:
@@ -261,15 +262,17 @@ class _Run:
             self.learnt = size
 
     def _measure_again(self) -> None:
-        """The few fastest of each task side by side, the default among them."""
+        """The few fastest of each task side by side, and in the default's layout, and that."""
         for key, search in self.searches.items():
-            good = sorted((m.best, n) for n, m in enumerate(search.measured.values()) if m.ok)
+            ranked = sorted((m.best, n) for n, m in enumerate(search.measured.values()) if m.ok)
             every = list(search.measured)
-            few = [every[n] for _, n in good[:REMEASURED]]
-            if search.default in search.measured and search.default not in few:
-                few.append(search.default)
+            good = [every[n] for _, n in ranked]
+            own = [candidate for candidate in good if candidate.layout == search.default.layout]
+            few = dict.fromkeys([*good[:REMEASURED], *own[:REMEASURED]])
+            if search.default in search.measured:
+                few[search.default] = None
             if len(few) > 1:
-                self._measured(key, few)
+                self._measured(key, list(few))
                 again = self.log.seen(key, self.header.target_id)
                 for candidate in few:
                     search.measured[candidate] = again[candidate]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import journal
+from tuner.config import Config
 from tuner.contents import Skipped, parse
 from tuner.errors import TuningError
 from tuner.log import counting, load, ranked, summarise
@@ -73,11 +74,12 @@ def merge(paths: Sequence[Path], output: Path) -> Tidied:
 def prune(path: Path, keep: int) -> Tidied:
     """Leave only what the best candidates of each task on each target were measured with.
 
-    What is best stays best. A search that goes on from a pruned log measures anew what was dropped,
+    What is best stays best, in every layout: which layouts a network has depends on its conversions
+    too. A search that goes on from a pruned log measures anew what was dropped,
     failures included.
 
     Args:
-        keep: how many candidates of a task; at least 1.
+        keep: how many candidates of a task in each layout; at least 1.
 
     Raises:
         TuningError: there is no such log, or `keep` is not positive.
@@ -99,9 +101,9 @@ def prune(path: Path, keep: int) -> Tidied:
 
 def _of_best(records: Sequence[Record], keep: int) -> list[Record]:
     """The records of the best candidates that their times are drawn from, in the same order."""
-    groups: dict[tuple[str, str], dict[Candidate, list[Record]]] = {}
+    groups: dict[tuple[str, str, Config], dict[Candidate, list[Record]]] = {}
     for record in records:
-        group = groups.setdefault((record.task, record.target), {})
+        group = groups.setdefault((record.task, record.target, record.candidate.layout), {})
         group.setdefault(record.candidate, []).append(record)
     kept: set[str] = set()
     for group in groups.values():

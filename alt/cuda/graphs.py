@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -177,7 +178,8 @@ class Graphs:
             self._streams.append(self._driver.made("cuStreamCreate", _NON_BLOCKING))
         stream = _handle(self._streams[0])
         problem: Exception | None = None
-        with tvm_ffi.use_raw_stream(self._device, self._streams[0]):
+        # To free memory is not allowed meanwhile, whosever it is.
+        with tvm_ffi.use_raw_stream(self._device, self._streams[0]), _no_garbage_collection():
             self._driver.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
             try:
                 self._launch(*arguments)
@@ -191,6 +193,17 @@ class Graphs:
             return self._driver.made("cuGraphInstantiateWithFlags", recorded, ctypes.c_ulonglong(0))
         finally:
             self._driver.call("cuGraphDestroy", recorded)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _free(library: Driver, graphs: OrderedDict[tuple[int, ...], int], streams: list[int]) -> None:

@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def contender(name: str, precision: str, options: argparse.Namespace) -> OnDevice:
     """A contender by name."""
-    shared = {"precision": precision, "device": options.device}
+    # The others have graphs of their own, which cannot be recorded.
+    recorded = options.operators and name in (OURS, TUNED, "torch", "cublas")
+    shared = {"precision": precision, "device": options.device, "recorded": recorded}
     if name == OURS:
         return Ours(**shared)
     if name == TUNED:
@@ -125,13 +127,19 @@ def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _why_not_here(device: str) -> str | None:
+def why_not_here(device: str) -> str | None:
+    """Why nothing can be measured on a device, in words; None if it can."""
     try:
         import torch
     except ImportError:
         return "this benchmark needs PyTorch: install it with CUDA"
     if device == "cuda" and not torch.cuda.is_available():
         return "there is no GPU that PyTorch can use; --device cpu tries the benchmark without one"
+    if device == "cuda":
+        from alt.cuda.gpu import device_of
+
+        if not device_of(None).exist:
+            return "there is no GPU that TVM can use: is the CUDA runtime of its wheel there?"
     return None
 
 
@@ -164,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--minutes {options.minutes}: give more than 0")
     if not options.results.is_dir():
         parser.error(f"--results {options.results}: no such folder; create it first")
-    reason = _why_not_here(options.device)
+    reason = why_not_here(options.device)
     if reason is not None:
         _tell(reason)
         return 2

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from benchmarks.baselines import Arrays
 
+RECORDED = 20
+"""Calls of a product that one replay stands for."""
+
 PRECISIONS = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
 """By name: the largest `relative_error` that counts as right."""
 
@@ -31,13 +34,17 @@ class OnDevice:
     Attributes:
         precision: of products: `fp32`, `tf32` or `fp16`.
         device: `cuda`, or `cpu` to try the benchmark without one.
+        recorded: whether calls are recorded once as a CUDA graph and its replays timed: what the
+            host takes to start a kernel says nothing about the kernel.
     """
 
     precision: str = "fp32"
     device: str = "cuda"
+    recorded: bool = False
     name: str = "?"
     needs: tuple[str, ...] = ()
     torch: Any = field(default=None, repr=False)
+    _graph: Any = field(default=None, repr=False)
 
     @classmethod
     def absent(cls, device: str) -> str | None:
@@ -75,7 +82,25 @@ class OnDevice:
 
     def seconds(self, placed: Any, runs: int) -> float:
         """Seconds of each of some inferences in a row, by the device's clock."""
-        return self.time(lambda: self.start(placed), runs)
+        if not self.recorded or self.device == "cpu":
+            return self.time(lambda: self.start(placed), runs)
+        if self._graph is None:
+            self._graph = self._record(placed)
+        return self.time(self._graph.replay, -(-runs // RECORDED)) / RECORDED
+
+    def _record(self, placed: Any) -> Any:
+        """Some inferences in a row as a CUDA graph."""
+        cuda = self.torch.cuda
+        graph, beside = cuda.CUDAGraph(), cuda.Stream()
+        beside.wait_stream(cuda.current_stream())
+        with cuda.stream(beside):
+            for _ in range(3):
+                self.start(placed)
+        cuda.current_stream().wait_stream(beside)
+        with cuda.graph(graph):
+            for _ in range(RECORDED):
+                self.start(placed)
+        return graph
 
     def time(self, start: Callable[[], Any], runs: int) -> float:
         """Seconds of each of some calls in a row."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gpu.command import RESULTS
+from benchmarks.gpu.command import RESULTS, why_not_here
 
 UNFINISHED = 3
 """What `python -m benchmarks gpu` returns when its minutes were over first."""
@@ -53,7 +53,7 @@ class Step:
 
 
 _GPU = ("-m", "benchmarks", "gpu")
-_TESTS = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu",
+_TESTS = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu and not slow",
           "--continue-on-collection-errors", "tests/cuda")  # fmt: skip
 
 STEPS = (
@@ -173,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--results {options.results}: no such folder; create it first")
     if options.minutes <= 0:
         parser.error(f"--minutes {options.minutes}: give more than 0")
+    if reason := why_not_here("cuda"):
+        print(reason, file=sys.stderr)
+        return NOT_HERE
     steps = [step for step in STEPS if step.name in chosen]
 
     def tell(message: str) -> None:

@@ -19,9 +19,13 @@ from equivalence import array, assert_same, model, node, run_reference
 
 from alt.compiler import assemble, fused
 from alt.propagate import plan_layouts
+from alt.replay import labels_of
 from alt.select import RIVALS, Conversion, choices_of
 from alt.tasks import tasks_of
 from tuner.config import Config
+from tuner.contents import Contents
+from tuner.log import TuningLog
+from tuner.records import Header
 from tuner.task import Candidate, Measurement, Status
 
 pytestmark = pytest.mark.llvm
@@ -124,6 +128,28 @@ def test_layouts_are_assigned_with_their_conversions(network, between, expected)
     assert_same(module(**network.inputs), run_reference(network.proto, network.inputs), 64 * 64)
     conversions = sum(k["conversion"] is not None for k in module.header["kernels"])
     assert conversions == (3 if expected[0] != (1, 1) else 2)
+
+
+def test_conversions_nobody_measured_are_slow_and_do_not_cost_all_layouts(network):
+    lanes, header = network.lanes, Header({}, {})
+    log = TuningLog(Contents({}, (), ()))
+    far = network.candidates([{(1, 1): 3e-6, (1, 2): 2e-6}, {(1, 1): 3e-6, (4, 1): 1e-6}])
+    assert list(labels_of(far, "joint", log, header).values()) == [(lanes, lanes)] * 2
+    worth = network.candidates([{(1, 1): 1.0, (1, 2): 2e-6}, {(1, 1): 1.0, (4, 1): 1e-6}])
+    found = list(labels_of(worth, "joint", log, header).values())
+    assert found == [(lanes, 2 * lanes), (4 * lanes, lanes)]
+
+
+def test_what_answers_other_questions_is_no_choice(network):
+    task = next(iter(network.tasks.values()))
+    layout = task.layouts.default()
+    good = Candidate(layout, task.loops(layout).default())
+    old = Candidate(layout, Config({**good.loops, "gone": 1}))
+    graph, kernels = network.fused.graph, network.fused.kernels
+    both = choices_of(graph, kernels, network.tasks, {task.key: {good: ok(2e-6), old: ok(1e-6)}})
+    ((candidate, _),) = next(iter(both.labels.values())).values()
+    assert candidate == good
+    assert not choices_of(graph, kernels, network.tasks, {task.key: {old: ok(1e-6)}}).labels
 
 
 def test_the_fastest_candidate_of_a_label(network):

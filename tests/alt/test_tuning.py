@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,14 @@ import alt
 from alt.build import build
 from alt.compiler import fused
 from alt.errors import AltError
+from alt.policies import JOINT
 from alt.propagate import plan_layouts
-from alt.replay import fastest_variant, kernels_of_log, network_key
+from alt.replay import (
+    fastest_variant,
+    network_key,
+    network_of_log,
+    program_of,
+)
 from alt.select import VARIANTS
 from tuner import journal
 from tuner.config import Config
@@ -28,6 +35,7 @@ from tuner.log import TuningLog
 from tuner.options import Options
 from tuner.records import Header
 from tuner.task import Candidate, Measurement, Status
+from tuner.tidy import prune
 
 pytestmark = pytest.mark.llvm
 
@@ -62,7 +70,7 @@ def network(channels=24):
 def replayed(path, log):
     """A digest of the program that a model and a log give."""
     made = fused(onnx.load(path), threads=1)
-    kernels = kernels_of_log(made, log, 1)
+    kernels = network_of_log(made, log, 1).kernels
     plan = plan_layouts(made.graph, kernels, made.machine)
     text = build(made.graph, plan, made.machine).module.script()
     return hashlib.sha256(text.encode()).hexdigest()
@@ -154,11 +162,60 @@ def test_of_variants_about_as_fast_the_simplest_is_taken(searched, seconds, vari
     header = Header({"cpu": "any"}, {"alt": "0"})
     log = TuningLog(Contents({}, (), ()))
     for name, time in seconds.items():
-        candidate = Candidate(Config({"variant": name}), Config({}))
-        measurement = Measurement(Status.ok, (time,))
-        when = "2026-01-01T00:00:00+00:00"
-        log.append(header.record(network_key(tuned.tasks), candidate, measurement, when, "it"))
-    assert fastest_variant(log, tuned.tasks, header) == variant
+        note_variant(log, tuned, header, name, name, time)
+    assert fastest_variant(log, tuned.tasks, header, {v: v for v in VARIANTS}) == variant
+
+
+def test_only_what_was_timed_as_it_is_now_and_only_the_last_time_counts(searched):
+    _, tuned, _ = searched
+    header = Header({"cpu": "any"}, {"alt": "0"})
+    log = TuningLog(Contents({}, (), ()))
+    programs = {"joint": "new", "loops": "same", "default": "default"}
+
+    def fastest():
+        return fastest_variant(log, tuned.tasks, header, programs)
+
+    for name, program, time in (("joint", "old", 3.0), ("loops", "same", 3.0)):
+        note_variant(log, tuned, header, name, program, time)
+    note_variant(log, tuned, header, "default", "default", 2.0)
+    assert fastest() == "default"
+    note_variant(log, tuned, header, "loops", "same", 1.0)
+    assert fastest() == "loops"
+    note_variant(log, tuned, header, "joint", "new", 0.5)
+    assert fastest() == "joint"
+    programs["joint"] = programs["loops"] = "newer"
+    assert fastest() == "joint"  # nothing was timed but the default
+
+
+def note_variant(log, tuned, header, name, program, seconds):
+    candidate = Candidate(Config({"variant": name}), Config({"program": program}))
+    measurement = Measurement(Status.ok, (seconds,))
+    when = "2026-01-01T00:00:00+00:00"
+    log.append(header.record(network_key(tuned.tasks), candidate, measurement, when, "it"))
+
+
+def test_a_log_of_other_layouts_is_refused(searched):
+    folder, _, _ = searched
+    path, log = folder / "model.onnx", folder / "log.jsonl"
+    with pytest.raises(TuningError, match=r"tasks applied; nothing .* other layouts"):
+        alt.compile(path, threads=1, log=log, layouts="NCHW")
+    partly = alt.compile(path, threads=1, log=log, layouts="NCHW", allow_partial=True)
+    proto, inputs = network()
+    assert_same(partly(**inputs), run_reference(proto, inputs), length=5000)
+
+
+@pytest.mark.parametrize("keep", [1, 5])
+def test_a_pruned_log_still_covers_the_network(searched, tmp_path, keep):
+    folder, tuned, _ = searched
+    thin = tmp_path / "thin.jsonl"
+    shutil.copy(folder / "log.jsonl", thin)
+    before = network_of_log(fused(folder / "model.onnx", threads=1), thin, 1)
+    tidied = prune(thin, keep)
+    after = network_of_log(fused(folder / "model.onnx", threads=1), thin, 1)
+    assert tidied.dropped > 0 or keep > 1
+    assert after.applied == before.applied == len(tuned.tasks) and not after.missing
+    if keep == 5:
+        assert program_of(after.kernels, JOINT, True) == program_of(before.kernels, JOINT, True)
 
 
 def test_the_same_log_gives_the_same_program(searched):

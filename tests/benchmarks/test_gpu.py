@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,9 +16,11 @@ import psutil
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.gpu import session
 from benchmarks.gpu.measure import Measured, Record
 from benchmarks.gpu.problems import networks, operators, work_of
-from benchmarks.gpu.session import STEPS, STOPPED, Step, run_steps
+from benchmarks.gpu.rivals import RECORDED, OnDevice
+from benchmarks.gpu.session import NOT_HERE, STEPS, STOPPED, Step, run_steps
 from benchmarks.gpu.tables import report
 from benchmarks.networks import inputs_for
 from benchmarks.protocol import relative_error
@@ -261,6 +265,8 @@ def test_the_session_asks_for_what_there_is(monkeypatch, tmp_path):
             assert main([*step.command[2:], "--results", str(tmp_path)]) == 2
         else:
             assert "tests/cuda" in step.command
+    assert session.main(["--results", str(tmp_path)]) == NOT_HERE
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(sys, "argv", ["benchmarks", "gpu-session", "--only", "nothing"])
     with pytest.raises(SystemExit):
         main()
@@ -282,3 +288,53 @@ def test_half_precision_keeps_hidden_tokens_hidden():
 
 
 DTYPES = (torch.float32, torch.float16)
+
+
+class FakeCuda:
+    """As much of `torch.cuda` as recording takes."""
+
+    def __init__(self):
+        self.replays = 0
+
+    def CUDAGraph(self):  # noqa: N802
+        return self
+
+    def replay(self):
+        self.replays += 1
+
+    def graph(self, graph):
+        assert graph is self
+        return nullcontext()
+
+    def stream(self, stream):
+        return nullcontext()
+
+    def current_stream(self):
+        return self
+
+    Stream = current_stream
+
+    def wait_stream(self, stream):
+        pass
+
+
+def test_a_recorded_contender_is_timed_by_replays():
+    class Product(OnDevice):
+        started = 0
+
+        def start(self, placed):
+            self.started += 1
+
+        def time(self, start, runs):
+            for _ in range(runs):
+                start()
+            return 1.0
+
+    cuda = FakeCuda()
+    product = Product(recorded=True, torch=SimpleNamespace(cuda=cuda))
+    assert product.seconds([], 5 * RECORDED - 1) == 1 / RECORDED
+    assert (cuda.replays, product.started) == (5, RECORDED + 3)
+    product.seconds([], 1)
+    assert (cuda.replays, product.started) == (6, RECORDED + 3)
+    plain = Product(torch=product.torch)
+    assert plain.seconds([], 7) == 1.0 and plain.started == 7

@@ -18,7 +18,7 @@ from alt.decisions import decided
 from alt.gpu_features import NAMES, Asked, describe_on_gpu, estimate_on_gpu
 from alt.policies import policy_of
 from alt.propagate import plan_layouts
-from alt.replay import header_for_replay, header_of, kernels_of_log
+from alt.replay import header_for_replay, header_of, network_of_log
 from alt.report import reports_of
 from alt.report_page import page
 from alt.storage import block_of
@@ -210,14 +210,14 @@ def test_a_log_is_replayed_where_no_gpu_is(made, tasks, monkeypatch, tmp_path):
         plan = plan_layouts(made.graph, kernels, made.machine)
         return build(made.graph, plan, made.machine).library.source
 
-    kernels = kernels_of_log(made, path, 1)
+    kernels = network_of_log(made, path, 1).kernels
     answers = [k.anchor.attrs["loops"] for k in kernels if k.anchor and "loops" in k.anchor.attrs]
     assert answers == list(best.values())
-    assert source(kernels) == source(kernels_of_log(made, path, 1))
+    assert source(kernels) == source(network_of_log(made, path, 1).kernels)
     assert source(kernels) != source(made.kernels)
     other = fused(network(), {"kind": "cuda", "arch": "sm_80"})
     with pytest.raises(TuningError, match=r"0/4 tasks applied.*arch=sm_90.*here arch=sm_80"):
-        kernels_of_log(other, path, 1)
+        network_of_log(other, path, 1)
     (report,) = reports_of(log)
     assert "device H200, cores 132" in page("log.jsonl", [report])
 

@@ -21,7 +21,7 @@ from alt.expected import error_of, expected, random_values, runnable
 from alt.gpu_runner import GpuRunner, require_here
 from alt.messages import Limits, Timing
 from alt.propagate import plan_layouts
-from alt.replay import kernels_of_log
+from alt.replay import network_of_log
 from alt.target import resolve
 from alt.tasks import tasks_of
 from tuner.config import Config
@@ -65,7 +65,7 @@ def tasks_here():
 def replayed(path, log):
     """A digest of the CUDA C that a model and a log give."""
     made = fused(onnx.load(path), "cuda")
-    plan = plan_layouts(made.graph, kernels_of_log(made, log, 1), made.machine)
+    plan = plan_layouts(made.graph, network_of_log(made, log, 1).kernels, made.machine)
     source = build(made.graph, plan, made.machine).library.source
     return hashlib.sha256(source.encode()).hexdigest()
 

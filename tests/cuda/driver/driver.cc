@@ -171,6 +171,7 @@ int cudaMalloc(void** found, size_t size) {
 }
 int cudaFree(void* block) {
   if (breaks_recording()) return kCannotCapture;
+  if (int error = trouble()) return error;
   std::lock_guard<std::mutex> lock(guard);
   used -= blocks[block];
   blocks.erase(block);
