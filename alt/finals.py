@@ -141,16 +141,13 @@ class Finals:
 
     def assembled(self, decided: Mapping[Name, list[Kernel]]) -> dict[Name, Module]:
         """Compiled networks by name; those of equal kernels are one and the same."""
-        made: dict[Name, Module] = {}
-        for name, kernels in decided.items():
-            same = next((other for other in made if _equal(decided[other], kernels)), None)
-            made[name] = made[same] if same is not None else self._assembled(kernels)
-        return made
-
-    def _assembled(self, kernels: list[Kernel]) -> Module:
-        return assemble(
-            self.network, kernels, self.threads, self.policy, self.winograd, device=self.device
-        )
+        programs = self._programs(decided)
+        given = self.threads, self.policy, self.winograd
+        made: dict[str, Module] = {}
+        for name, program in programs.items():
+            if program not in made:
+                made[program] = assemble(self.network, decided[name], *given, device=self.device)
+        return {name: made[program] for name, program in programs.items()}
 
     def running(
         self, modules: Mapping[Name, Module]
@@ -164,10 +161,9 @@ class Finals:
         """What replaying the log would choose of these."""
         return fastest_variant(self.log, self.tasks, self.header, self._programs(decided))
 
-    def _programs(self, decided: Mapping[Variant, list[Kernel]]) -> dict[Variant, str]:
-        return {
-            v: program_of(kernels, self.policy, self.winograd) for v, kernels in decided.items()
-        }
+    def _programs(self, decided: Mapping[Name, list[Kernel]]) -> dict[Name, str]:
+        given = self.policy, self.winograd
+        return {name: program_of(kernels, *given) for name, kernels in decided.items()}
 
     def time_in_turns(
         self, modules: Mapping[Variant, Module], decided: Mapping[Variant, list[Kernel]]
@@ -201,13 +197,3 @@ class Finals:
 
     def _note(self, key: str, candidate: Candidate, measurement: Measurement, name: str) -> None:
         self.log.append(self.header.record(key, candidate, measurement, now(), name))
-
-
-def _equal(one: Sequence[Kernel], other: Sequence[Kernel]) -> bool:
-    """Whether the kernels of two variants were decided upon alike."""
-
-    def answers(kernel: Kernel) -> tuple[object, object]:
-        attrs = kernel.anchor.attrs if kernel.anchor is not None else {}
-        return attrs.get("layout"), attrs.get("loops")
-
-    return all(answers(a) == answers(b) for a, b in zip(one, other, strict=True))
