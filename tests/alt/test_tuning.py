@@ -166,6 +166,16 @@ def test_of_variants_about_as_fast_the_simplest_is_taken(searched, seconds, vari
     assert fastest_variant(log, tuned.tasks, header, {v: v for v in VARIANTS}) == variant
 
 
+def test_what_is_faster_in_some_rounds_only_is_not_taken(searched):
+    _, tuned, _ = searched
+    header = Header({"cpu": "any"}, {"alt": "0"})
+    for won, variant in ((13, "default"), (18, "joint")):
+        log = TuningLog(Contents({}, (), ()))
+        note_variant(log, tuned, header, "default", "default", *[1.0] * 25)
+        note_variant(log, tuned, header, "joint", "joint", *[0.5] * won, *[2.0] * (25 - won))
+        assert fastest_variant(log, tuned.tasks, header, {v: v for v in VARIANTS}) == variant
+
+
 def test_only_what_was_timed_as_it_is_now_and_only_the_last_time_counts(searched):
     _, tuned, _ = searched
     header = Header({"cpu": "any"}, {"alt": "0"})
@@ -187,9 +197,9 @@ def test_only_what_was_timed_as_it_is_now_and_only_the_last_time_counts(searched
     assert fastest() == "joint"  # nothing was timed but the default
 
 
-def note_variant(log, tuned, header, name, program, seconds):
+def note_variant(log, tuned, header, name, program, *seconds):
     candidate = Candidate(Config({"variant": name}), Config({"program": program}))
-    measurement = Measurement(Status.ok, (seconds,))
+    measurement = Measurement(Status.ok, seconds)
     when = "2026-01-01T00:00:00+00:00"
     log.append(header.record(network_key(tuned.tasks), candidate, measurement, when, "it"))
 
