@@ -75,8 +75,7 @@ def prune(path: Path, keep: int) -> Tidied:
     """Leave only what the best candidates of each task on each target were measured with.
 
     What is best stays best, in every layout: which layouts a network has depends on its conversions
-    too. A search that goes on from a pruned log measures anew what was dropped,
-    failures included.
+    too. A search that goes on from a pruned log measures anew what was dropped, failures included.
 
     Args:
         keep: how many candidates of a task in each layout; at least 1.

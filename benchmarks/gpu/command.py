@@ -133,13 +133,14 @@ def why_not_here(device: str) -> str | None:
         import torch
     except ImportError:
         return "this benchmark needs PyTorch: install it with CUDA"
-    if device == "cuda" and not torch.cuda.is_available():
+    if device != "cuda":
+        return None
+    if not torch.cuda.is_available():
         return "there is no GPU that PyTorch can use; --device cpu tries the benchmark without one"
-    if device == "cuda":
-        from alt.cuda.gpu import device_of
+    from alt.cuda.gpu import device_of
 
-        if not device_of(None).exist:
-            return "there is no GPU that TVM can use: is the CUDA runtime of its wheel there?"
+    if not device_of(None).exist:
+        return "there is no GPU that TVM can use: is the CUDA runtime of its wheel there?"
     return None
 
 
