@@ -30,19 +30,23 @@ from tuner.log import TuningLog
 
 path, header = Path(sys.argv[3]), {"HEADER": HEADER, "OTHER": OTHER}[sys.argv[4]]
 
+def say(*words):
+    # In one write, which a kill does not divide; print's number and newline may be two.
+    os.write(1, " ".join(map(str, words)).encode() + b"\\n")
+
 def append(start, count):
     log = TuningLog.open(path, header)
     for number in range(start, start + count):
         assert log.append(record(number, at=number, header=header))
-        print(number, flush=True)
+        say(number)
 
 for line in sys.stdin:
     start, count = map(int, line.split())
     if (process := os.fork()) == 0:
         append(start, count)
         os._exit(0)
-    print("process", process, flush=True)
-    print("ended", os.waitpid(process, 0)[1], flush=True)
+    say("process", process)
+    say("ended", os.waitpid(process, 0)[1])
 """
 
 
