@@ -21,6 +21,8 @@ import numpy as np
 from alt.compiler import Fused
 from alt.cuda.code import device_refusal
 from alt.cuda.gpu import Gpu, device_of
+from alt.features import NAMES
+from alt.gpu_features import NAMES as GPU_NAMES
 from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts
@@ -28,6 +30,7 @@ from alt.select import MARGIN, VARIANTS, Choices, Conversion, Label, Variant, ch
 from alt.target import Hardware
 from alt.tasks import KernelTask, tasks_of
 from tuner.errors import TuningError
+from tuner.experience import FEATURES
 from tuner.log import TuningLog
 from tuner.records import Header
 from tuner.replay import choose_best
@@ -67,7 +70,12 @@ def header_of(machine: Hardware, threads: int, device: str = "") -> Header:
         threads: of a CPU.
         device: the name of the GPU that is there.
     """
-    versions = {"alt": metadata.version("alt-compiler"), "tvm": metadata.version("apache-tvm")}
+    names = GPU_NAMES if isinstance(machine, Gpu) else NAMES
+    versions = {
+        "alt": metadata.version("alt-compiler"),
+        "tvm": metadata.version("apache-tvm"),
+        FEATURES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:10],
+    }
     if isinstance(machine, Gpu):
         target: dict[str, Any] = {
             "kind": "cuda",

@@ -154,6 +154,9 @@ def _record(value: Mapping[str, Any], text: str) -> Record:
             target=_get(value, "target", str),
             header=_get(value, "header", str),
             name=str(value.get("name", "")),
+            features=tuple(
+                _number(f, "features") for f in _get({"features": [], **value}, "features", list)
+            ),
             text=text,
         )
     except TuningError as cause:

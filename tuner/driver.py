@@ -11,6 +11,7 @@ import numpy as np
 
 from tuner.budget import Budget
 from tuner.cost_model import CostModel, Group
+from tuner.experience import INSTANT, LEAST, experience
 from tuner.joint import Incumbent, Stage, TaskSearch
 from tuner.log import TuningLog
 from tuner.options import Options
@@ -22,9 +23,6 @@ REMEASURED = 3
 
 LEAST_ROUNDS = 2
 """Every task gets this many rounds before the most promising ones go on."""
-
-_INSTANT = 1e-12
-"""Seconds: a clock may say 0, but nothing takes that."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def tune_tasks(
         stamp: the time of day for records, in ISO 8601 with an offset.
         observe: called after every round.
         model: learns from the log and the measurements, and ranks what is built.
-        others: logs that the model learns from, too.
+        others: logs that the model learns from, too, whatever tasks they are of.
     """
     return _Run(
         tasks, measurer, log, header, options, clock, stamp, observe, model, others
@@ -129,7 +127,7 @@ class _Run:
         self.model = model
         self.budget = Budget(options.trials, options.seconds, options.batch)
         self.started, self.measuring = clock(), 0.0
-        self.outcome, self.learnt = Outcome(), 0
+        self.outcome, self.learnt, self.taught = Outcome(), 0, False
         rng = np.random.default_rng(options.seed)
         self.searches = {
             key: TaskSearch(task, options, child, log.seen(key, header.target_id))
@@ -144,6 +142,11 @@ class _Run:
             }
             for key, search in self.searches.items()
         }
+        self.elsewhere: list[Group] = []
+        if model is not None and tasks:
+            any_search = next(iter(self.searches.values()))
+            width = any_search.scores.features([any_search.default]).shape[1]
+            self.elsewhere = experience([log, *others], header, tasks, width)
         self.finished: set[str] = set()
 
     def finish(self) -> Outcome:
@@ -174,7 +177,7 @@ class _Run:
                 return "nothing moves any more"
             search = self.searches[key]
             self._learn()
-            search.scores.model = self.model if self.learnt else None
+            search.scores.model = self.model if self.taught else None
             search.spent = self.budget.spent(trials, elapsed, search.rounds)
             batch = search.ask(self.budget.affordable(trials, elapsed, self._owed))
             stage = search.stage
@@ -205,7 +208,7 @@ class _Run:
             return least
         fastest = max(
             (
-                self.tasks[key].operations / max(search.best.seconds, _INSTANT)
+                self.tasks[key].operations / max(search.best.seconds, INSTANT)
                 for key, search in self.searches.items()
                 if search.best is not None
             ),
@@ -235,9 +238,11 @@ class _Run:
         measurements = self.measurer.measure(self.tasks[key], batch)
         self.measuring += self.clock() - start
         results = list(zip(batch, measurements, strict=True))
+        search, name = self.searches[key], self.tasks[key].name
         for candidate, measurement in results:
+            features = search.scores.features([candidate])[0] if self.model is not None else ()
             self.log.append(
-                self.header.record(key, candidate, measurement, self.stamp(), self.tasks[key].name)
+                self.header.record(key, candidate, measurement, self.stamp(), name, features)
             )
         return results
 
@@ -249,17 +254,17 @@ class _Run:
             key: {**self.others[key], **search.measured} for key, search in self.searches.items()
         }
         size = sum(map(len, known.values()))
-        if size < 1.1 * self.learnt + 8:
+        if size < 1.1 * self.learnt + 8 and (self.taught or not self.elsewhere):
             return
-        groups: list[Group] = []
+        groups = list(self.elsewhere)
         for key, candidates in known.items():
-            if len(candidates) >= 4 and any(m.ok for m in candidates.values()):
+            if len(candidates) >= LEAST and any(m.ok for m in candidates.values()):
                 features = self.searches[key].scores.features(list(candidates))
-                seconds = np.array([max(m.best, _INSTANT) for m in candidates.values()])
+                seconds = np.array([max(m.best, INSTANT) for m in candidates.values()])
                 groups.append(Group(features, seconds))
         if groups:
             self.model.fit(groups)
-            self.learnt = size
+            self.learnt, self.taught = size, True
 
     def _measure_again(self) -> None:
         """The few fastest of each task side by side, and in the default's layout, and that."""

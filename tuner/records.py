@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -33,7 +33,7 @@ class Header:
     Attributes:
         target: what decides which candidate is fastest, as JSON: processor and its features, cores
             and threads.
-        versions: of the programs that measured, by name.
+        versions: of the programs that measured, by name; `features` says what a cost model saw.
         schema: version of the format.
 
     Example:
@@ -67,9 +67,11 @@ class Header:
         measurement: Measurement,
         when: str,
         name: str = "",
+        features: Sequence[float] = (),
     ) -> Record:
         """A record of what was measured under this header; arguments as in `Record`."""
-        return Record(task, candidate, measurement, when, self.target_id, self.id, name)
+        short = tuple(float(f"{value:.4g}") for value in features)
+        return Record(task, candidate, measurement, when, self.target_id, self.id, name, short)
 
     @cached_property
     def line(self) -> str:
@@ -96,6 +98,8 @@ class Record:
         target: `Header.target_id` of the machine.
         header: `Header.id`.
         name: what the task was called; for people.
+        features: what a cost model saw of the candidate, where one learns: so it can learn from
+            tasks that are in other networks only.
 
     Raises:
         TuningError: `when` is not such a time, or the samples are not times.
@@ -108,6 +112,7 @@ class Record:
     target: str
     header: str
     name: str = ""
+    features: tuple[float, ...] = ()
     text: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -158,6 +163,8 @@ class Record:
             "target": self.target,
             "header": self.header,
         }
+        if self.features:
+            text["features"] = list(self.features)
         return json.dumps(text, allow_nan=False)
 
 

@@ -143,7 +143,7 @@ def searched(outcome, measurer: Measured):
     return measurer.asked[: outcome.trials]
 
 
-def tuned(tasks, log, measurer: Measured | None = None, **options):
+def tuned(tasks, log, measurer: Measured | None = None, header=HEADER, **options):
     """The outcome, and all rounds."""
     measurer = measurer or Measured()
     rounds = []
@@ -152,7 +152,7 @@ def tuned(tasks, log, measurer: Measured | None = None, **options):
         {task.key: task for task in tasks},
         measurer,
         log,
-        HEADER,
+        header,
         Options(**{"joint_share": 0.5} | options),  # these small spaces are soon searched
         clock=measurer.clock,
         stamp=lambda: "2025-01-31T12:00:00Z",

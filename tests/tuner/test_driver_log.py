@@ -7,9 +7,13 @@ import pytest
 from synthetic import HEADER, Clock, Measured, Synthetic, memory, searched, tuned
 
 from tuner.boosted import Boosted
+from tuner.config import Config
 from tuner.contents import Contents
+from tuner.cost_model import pairwise_accuracy
+from tuner.experience import FEATURES, MOST, experience
 from tuner.log import TuningLog
 from tuner.replay import ReplayMeasurer
+from tuner.task import Candidate, Measurement, Status
 
 TASK = Synthetic()
 THREE = [Synthetic("a"), Synthetic("b", scale=10.0), Synthetic("c", scale=0.1, weight=3)]
@@ -141,3 +145,53 @@ def test_the_model_learns_from_other_logs_what_belongs_to_these_tasks():
     tuned([TASK], memory(), measurer, trials=8, model=model, others=[log])
     assert model.sizes[0] == len(log.seen("conv", HEADER.target_id)) - 1
     assert len(measurer.asked) >= 8
+
+
+def test_the_model_learns_from_other_logs_about_tasks_that_are_in_no_network_here():
+    log = memory()
+    tuned([Synthetic("elsewhere")], log, trials=64, seed=9, model=Spy())
+    assert all(len(r.features) == 3 for r in log.records)
+    model = Spy()
+    tuned([TASK], memory(), trials=1, batch=1, model=model, others=[log])
+    assert model.sizes == [len(log.seen("elsewhere", HEADER.target_id))]
+    # So the first candidates are ranked by what was seen there: slow ones are not asked for.
+    features = Synthetic("elsewhere").features([r.candidate for r in log.records])
+    seconds = np.array([r.measurement.best for r in log.records])
+    assert pairwise_accuracy(model.predict(features), seconds) > 0.8
+
+
+def test_its_own_log_teaches_the_model_about_other_networks_and_targets(tmp_path):
+    path = tmp_path / "log.jsonl"
+    other = type(HEADER)({**HEADER.target, "threads": 8}, HEADER.versions)
+    for header in (HEADER, other):
+        tuned(THREE, TuningLog.open(path, header), trials=48, model=Spy(), header=header)
+    model = Spy()
+    tuned([TASK], TuningLog.open(path, HEADER), trials=1, batch=1, model=model)
+    log = TuningLog.read(path)
+    here = [log.seen(key, HEADER.target_id) for key in ("a", "b", "c")]
+    there = [log.seen(key, other.target_id) for key in ("a", "b", "c")]
+    assert model.sizes == [sum(map(len, here + there))]
+
+
+def test_features_of_another_version_or_number_teach_nothing():
+    log = memory()
+    tuned([Synthetic("elsewhere")], log, trials=64, seed=9, model=Spy())
+    newer = type(HEADER)(HEADER.target, {**HEADER.versions, FEATURES: "other"})
+    assert experience([log], HEADER, (), 3)
+    assert not experience([log], newer, (), 3)
+    assert not experience([log], HEADER, (), 4)
+    assert not experience([log], HEADER, ["elsewhere"], 3)
+
+
+def test_of_a_long_log_the_last_tasks_are_learnt_from():
+    log = memory()
+    for number in range(700):
+        for tile in (1, 2, 4, 8):
+            loops = Config({"tile": tile, "unroll": number})
+            measurement = Measurement(Status.ok, (float(number + 1),))
+            when = f"2025-01-31T{number // 60:02}:{number % 60:02}:00Z"
+            candidate = Candidate(Config({}), loops)
+            log.append(HEADER.record(f"task {number}", candidate, measurement, when, "", (1.0,)))
+    groups = experience([log], HEADER, (), 1)
+    assert sum(len(group.seconds) for group in groups) == MOST
+    assert [group.seconds[0] for group in groups] == list(range(700, 700 - MOST // 4, -1))
