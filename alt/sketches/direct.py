@@ -1,25 +1,28 @@
 """Convolutions over row-major tensors, vectors along the last spatial axis.
 
 For groups whose channels do not fill vectors, where blocks of channels would straddle groups, and
-for weights that are only known at run time. A pointwise convolution sees its image as one long row.
+for weights that are only known at run time. A pointwise convolution sees its image as one long row;
+with a stride, every core first copies the positions that its share needs next to each other, and
+without one it may.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
-import numpy as np
-
-from alt.elementary import Emitter, Expr
+from alt.elementary import Expr
 from alt.graph import Node
-from alt.operators import delinear, linear
+from alt.operators import delinear
 from alt.sketches.border import fill_rows_border
-from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, allocate, i32, seq
-from alt.sketches.tiles import choose_tile, decide_tile
-from alt.sketches.windows import Phase, geometry, has_packed_weights, phases, taps_of_phase
-from primitives import Layout
+from alt.sketches.row_tile import RowTile
+from alt.sketches.scope import Scope, Stmt, allocate, i32, seq
+from alt.sketches.windows import Phase, geometry, phases
 from primitives.tensorir import tirx
+
+PANEL_BYTES = 4 << 20
+"""A core copies no more at once."""
 
 
 def direct_convolution(scope: Scope) -> Stmt:
@@ -32,152 +35,153 @@ def direct_convolution(scope: Scope) -> Stmt:
     )
 
 
-def _is_pointwise(scope: Scope, node: Node, phase: Phase) -> bool:
-    plain = all(
-        value == ones
-        for value, ones in zip(
-            (phase.taps, phase.stride, phase.step), ((1,) * len(phase.taps),) * 3, strict=True
-        )
-    )
-    return (
-        plain
-        and not any(phase.offset)
-        and not scope.layout(node.inputs[0]).has_padding
-        and not scope.output_layout.has_padding
-    )
-
-
 def _phase(scope: Scope, node: Node, phase: Phase, number: int) -> Stmt:
-    machine = scope.machine
-    x, weight = node.inputs[:2]
-    lanes = machine.lanes()
-    groups, channels, outputs = geometry(node)
-    taps = prod(phase.taps)
-    flat = _is_pointwise(scope, node, phase)
-    outer, width = ([], prod(phase.count)) if flat else (list(phase.count[:-1]), phase.count[-1])
-    if not width or not prod(outer):
+    if not prod(phase.count):
         return seq()
-    lanes = min(lanes, width)
-    runs = -(-width // lanes)
-    default = choose_tile(
-        1, outputs, runs, machine.registers, outputs * channels * taps * 4, machine.l1_bytes
-    )
     prefix = f"phase{number}." if number else ""
-    tile = decide_tile(scope.choose, 1, outputs, runs, machine.registers, default, prefix)
-    many, vectors = tile.columns, tile.vectors
-    scope.notes["tile"] = [1, many, vectors]
-    packed = taps > 0 and has_packed_weights(node)
-    if packed:
-        layout = Layout.identity((groups, outputs, channels, taps)).pad(1, 0, -outputs % many)
-        layout = layout.split(1, (-1, many)).reorder((0, 1, 3, 4, 2))
+    if _is_pointwise(scope, phase):
+        strided = any(stride > 1 for stride in phase.stride)
+        if scope.choose.one_of(f"{prefix}panels", (False, True), strided):
+            return _by_panels(scope, node, phase, prefix)
+    return _in_place(scope, node, phase, prefix)
 
-        def prepare(w: np.ndarray) -> np.ndarray:
-            return taps_of_phase(node, phase, w)
 
-        name = f"{node.op}{groups},{phase.kernel_first},{phase.kernel_step},{phase.taps}"
-        weights = scope.buffer(weight, layout, (name, prepare))
+def _is_pointwise(scope: Scope, phase: Phase) -> bool:
+    """Whether a position needs one of the input, and the output has its positions in one row."""
+    ones = (1,) * len(phase.taps)
+    plain = phase.taps == phase.step == ones and not any(phase.offset)
+    return plain and not scope.output_layout.has_padding
 
-    def weight_at(g: Expr, output: Expr, channel: Expr, t: tuple[Expr, ...]) -> Expr:
-        if packed:
-            tap = linear(t, phase.taps)
-            where = scope.address(layout, [g, output, channel, tap])
-            return tirx.BufferLoad(weights, [where])
-        if outputs % many:
-            output = tirx.min(output, i32(outputs - 1))
-        taps_at = [
-            f + one * s for f, one, s in zip(phase.kernel_first, t, phase.kernel_step, strict=True)
-        ]
-        if node.op == "conv_transpose":
-            return scope.load(weight, [g * channels + channel, output, *taps_at])
-        return scope.load(weight, [g * outputs + output, channel, *taps_at])
 
-    acc = scope.local(many * vectors * lanes)
-
-    def position(above: list[Expr], column: Expr) -> list[Expr]:
-        return delinear(column, phase.count) if flat else [*above, column]
-
-    def compute(n: Expr, g: Expr, o: Expr, above: list[Expr], starts: list[Expr]) -> Stmt:
-        """One register tile: `many` channels by the vectors of columns that begin at `starts`."""
-
-        def each(count: int, body: Callable[[Expr, int, Expr], Stmt]) -> Stmt:
-            return scope.loop(
-                count,
-                lambda c: seq(
-                    *(
-                        scope.loop(lanes, lambda k, v=v: body(c, v, k), VECTORIZED)
-                        for v in range(len(starts))
-                    )
-                ),
-                UNROLLED,
-            )
-
-        def cell(c: Expr, v: int, k: Expr) -> Expr:
-            return (c * vectors + v) * lanes + k
-
-        def step(channel: Expr, *t: Expr) -> Stmt:
-            def fma(c: Expr, v: int, k: Expr) -> Stmt:
-                at = [
-                    q * s + one * d + off
-                    for q, s, one, d, off in zip(
-                        position(above, starts[v] + k),
-                        phase.stride,
-                        t,
-                        phase.dilation,
-                        phase.offset,
-                        strict=True,
-                    )
-                ]
-                value = scope.load(x, [n, g * channels + channel, *at])
-                here = [cell(c, v, k)]
-                factor = weight_at(g, o * many + c, channel, t)
-                total = tirx.BufferLoad(acc, here) + value * factor
-                return tirx.BufferStore(acc, total, here)
-
-            return each(many, fma)
-
-        def finish(c: Expr, v: int, k: Expr) -> Stmt:
-            emit = Emitter()
-            spatial = [
-                f + s * q
-                for f, s, q in zip(
-                    phase.first, phase.step, position(above, starts[v] + k), strict=True
-                )
-            ]
-            indices = [n, g * outputs + o * many + c, *spatial]
-            indices = [scope.analyzer.simplify(i) for i in indices]
-            result = tirx.BufferLoad(acc, [cell(c, v, k)])
-            value = scope.evaluate(scope.kernel.output, indices, emit, {node.output: result})
-            return seq(*emit.statements, scope.store(indices, value))
-
-        zero = each(many, lambda *p: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [cell(*p)]))
-        reduce = scope.nest([channels, *phase.taps], step) if taps else None
-        whole, left = divmod(outputs, many)
-        ending = each(many, finish)
-        if left:
-            ending = (
-                tirx.IfThenElse(o < whole, ending, each(left, finish))
-                if whole
-                else each(left, finish)
-            )
-        return seq(zero, reduce, ending)
+def _in_place(scope: Scope, node: Node, phase: Phase, prefix: str) -> Stmt:
+    """Reads the input where it is; a task is a tile of channels over a row."""
+    x = node.inputs[0]
+    groups, channels, _ = geometry(node)
+    flat = (
+        _is_pointwise(scope, phase)
+        and all(stride == 1 for stride in phase.stride)
+        and not scope.layout(x).has_padding
+    )
+    outer, width = ([], prod(phase.count)) if flat else (list(phase.count[:-1]), phase.count[-1])
+    tile = RowTile(scope, node, phase, width, prefix)
 
     def task(n: Expr, g: Expr, o: Expr, *above: Expr) -> Stmt:
-        step = vectors * lanes
-        whole = width // step
-        parts: list[Stmt] = []
-        if whole:
-            parts.append(
-                scope.loop(
-                    whole,
-                    lambda c: compute(
-                        n, g, o, list(above), [c * step + v * lanes for v in range(vectors)]
-                    ),
-                )
-            )
-        # What is left ends flush with the row: it computes some columns twice rather than beyond.
-        rest = [i32(min(start, width - lanes)) for start in range(whole * step, width, lanes)]
-        if rest:
-            parts.append(compute(n, g, o, list(above), rest))
-        return allocate(acc, *parts)
+        def position(column: Expr) -> list[Expr]:
+            return delinear(column, phase.count) if flat else [*above, column]
 
-    return scope.parallel([x.shape[0], groups, -(-outputs // many), *outer], task)
+        def read(channel: Expr, taps: tuple[Expr, ...], column: Expr) -> Expr:
+            at = [
+                q * s + one * d + off
+                for q, s, one, d, off in zip(
+                    position(column), phase.stride, taps, phase.dilation, phase.offset, strict=True
+                )
+            ]
+            return scope.load(x, [n, g * channels + channel, *at])
+
+        body = tile.over(width, lambda starts: tile.tile(n, g, o, starts, position, read))
+        return allocate(tile.acc, body)
+
+    return scope.parallel([x.shape[0], groups, tile.tiles, *outer], task)
+
+
+def _by_panels(scope: Scope, node: Node, phase: Phase, prefix: str) -> Stmt:
+    """A task copies what a few rows of the output need, and computes a share of their channels."""
+    x, machine = node.inputs[0], scope.machine
+    groups, channels, outputs = geometry(node)
+    *upper, width = phase.count
+    height = prod(upper)
+    lanes = machine.lanes()
+    images = x.shape[0] * groups
+    default, shares = choose_panel(
+        images, channels, outputs, height, width, lanes, machine.cores, machine.l2_bytes // 2
+    )
+    most = max(default, PANEL_BYTES // max(channels * width * 4, 1))
+    rows = scope.choose.tile(f"{prefix}panel", height, default, at_most=most)
+    whole, left = divmod(height, rows)
+    tile = RowTile(scope, node, phase, rows * width, prefix, (left or rows) * width)
+    share = -(-tile.tiles // min(shares, tile.tiles))
+    share = scope.choose.tile(f"{prefix}share", tile.tiles, share)
+    # What is walked through again and again had better be small.
+    by_columns = outputs * tile.vectors * tile.lanes < rows * width * tile.many
+    orders = ("columns", "channels")
+    outermost = scope.choose.one_of(f"{prefix}outermost", orders, orders[not by_columns])
+    panel = tirx.decl_buffer((channels * rows * width,), x.dtype, "panel")
+
+    def task(n: Expr, g: Expr, r: Expr, s: Expr) -> Stmt:
+        def of(first: Expr, count: int) -> Stmt:
+            columns = count * width
+
+            def copy(channel: Expr, row: Expr, column: Expr) -> Stmt:
+                position = [*delinear(first + row, upper), column]
+                at = [q * stride for q, stride in zip(position, phase.stride, strict=True)]
+                value = scope.load(x, [n, g * channels + channel, *at])
+                return tirx.BufferStore(panel, value, [channel * columns + row * width + column])
+
+            def compute(o: Expr, starts: Sequence[Expr]) -> Stmt:
+                return tile.tile(
+                    n,
+                    g,
+                    o,
+                    starts,
+                    lambda column: delinear(first * width + column, phase.count),
+                    lambda channel, _, column: tirx.BufferLoad(panel, [channel * columns + column]),
+                )
+
+            def every_share(body: Stmt, o: Expr) -> Stmt:
+                uneven = tile.tiles % share
+                return scope.when(o < tile.tiles, body) or seq() if uneven else body
+
+            def channels_of(starts: Sequence[Expr]) -> Stmt:
+                return scope.loop(
+                    share, lambda i: every_share(compute(s * share + i, starts), s * share + i)
+                )
+
+            def columns_of(o: Expr) -> Stmt:
+                return every_share(tile.over(columns, lambda starts: compute(o, starts)), o)
+
+            return seq(
+                scope.nest([channels, count, width], copy),
+                tile.over(columns, channels_of)
+                if outermost == "columns"
+                else scope.loop(share, lambda i: columns_of(s * share + i)),
+            )
+
+        if not left:
+            body = of(r * rows, rows)
+        else:
+            body = tirx.IfThenElse(r < whole, of(r * rows, rows), of(i32(whole * rows), left))
+        return seq(tirx.AllocBuffer(panel), allocate(tile.acc, body))
+
+    tasks = [x.shape[0], groups, whole + (left > 0), -(-tile.tiles // share)]
+    return scope.parallel(tasks, task)
+
+
+@lru_cache(maxsize=4096)
+def choose_panel(
+    images: int,
+    channels: int,
+    outputs: int,
+    height: int,
+    width: int,
+    lanes: int,
+    cores: int,
+    panel_bytes: int,
+) -> tuple[int, int]:
+    """How many rows of the output a task has, and among how many tasks their channels are shared.
+
+    Those for which copying, a cycle an element, and products, a cycle a vector, take least.
+    """
+    best: tuple[float, int, int] | None = None
+    for rows in range(1, height + 1):
+        if rows > 1 and channels * rows * width * 4 > panel_bytes:
+            break
+        left = height % rows or rows
+        vector = min(lanes, left * width)
+        for shares in range(1, min(cores, outputs) + 1):
+            rounds = -(-images * -(-height // rows) * shares // cores)
+            products = -(-outputs // shares) * -(-rows * width // vector)
+            cycles = float(rounds * channels * (rows * width + products))
+            if best is None or cycles < best[0]:
+                best = (cycles, rows, shares)
+    assert best is not None
+    return best[1], best[2]

@@ -56,6 +56,33 @@ def test_many_candidates_compute_the_right_numbers(kind, seed):
     assert error(task, run(task, candidate)) < bound(candidate), candidate
 
 
+@pytest.mark.parametrize("kind", [k for k in CONVOLUTIONS if k.startswith("1x1")])
+def test_pointwise_convolutions_over_rows_may_copy_what_they_need(kind):
+    task, rng = task_of(kind), np.random.default_rng(len(kind))
+    layout = task.layouts.project({"algorithm": "rows"})
+    space = task.loops(layout)
+    loops = space.project({**space.sample(rng), "panels": True})
+    strided = "stride" in kind
+    assert loops["panels"] and space.default()["panels"] == strided
+    for each in dict.fromkeys((loops, space.default())):
+        candidate = Candidate(layout, each)
+        assert error(task, run(task, candidate)) < bound(candidate), candidate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [k for k in CONVOLUTIONS if k.startswith("1x1")])
+def test_all_ways_to_copy_compute_the_right_numbers(kind):
+    task, rng, seen = task_of(kind), np.random.default_rng(0), set()
+    layout = task.layouts.project({"algorithm": "rows"})
+    space = task.loops(layout)
+    for _ in range(20):
+        loops = space.project({**space.sample(rng), "panels": True})
+        seen.add((loops["panel"], loops["share"], loops["outermost"]))
+        candidate = Candidate(layout, loops)
+        assert error(task, run(task, candidate)) < bound(candidate), candidate
+    assert len(seen) > 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_all_layouts_of_a_convolution_have_loops_and_compute_the_right_numbers(kind):
