@@ -13,9 +13,8 @@ from math import log2, prod
 import numpy as np
 
 from alt.cuda.gpu import Gpu
-from alt.describe import operations
 from alt.graph import Value
-from alt.kernels import Kernel
+from alt.kernels import Kernel, operations
 from alt.sketches import sketch_for
 from alt.sketches.gpu.scope import GpuScope
 from alt.storage import block_of

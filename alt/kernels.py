@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 from alt.graph import Graph, Node, Value
 
@@ -49,6 +50,29 @@ class Kernel:
         parts = [n.name for n in self.nodes if n.op != "view"]
         short = parts[:5] + (["etc"] if len(parts) > 5 else [])
         return "_".join(short) or "copy"
+
+
+def operations(node: Node) -> int | None:
+    """Additions and multiplications of a convolution or matrix product; None for other nodes.
+
+    Winograd's algorithm is credited with the products it computes, not with those it saves.
+    """
+    if node.op == "matmul":
+        return 2 * node.output.size * node.inputs[0].shape[-1]
+    if node.op == "attention":
+        return 2 * node.inputs[0].size * (node.attrs["depth"] + node.output.shape[-1])
+    if node.op == "winograd":
+        batch, _, chunks, points, _, chunk, _ = node.inputs[0].shape
+        *outer, _, _ = node.output.shape[2:]
+        tiles = batch * prod(outer) * chunks * chunk
+        depth = prod(node.attrs["kernel"][:-2])
+        return 2 * tiles * points * node.attrs["channels"] * node.output.shape[1] * depth
+    if node.op not in ("conv", "conv_transpose"):
+        return None
+    weight = node.inputs[1].shape
+    if node.op == "conv":
+        return 2 * node.output.size * prod(weight[1:])
+    return 2 * node.inputs[0].size * prod(weight[1:])
 
 
 def with_anchor(kernel: Kernel, anchor: Node, first: Value | None = None) -> Kernel:

@@ -17,13 +17,12 @@ import numpy as np
 from alt.build import Program, build, build_together, kernel_key
 from alt.cuda.gpu import Gpu
 from alt.decisions import COMPLEX, decide_storage, decided, storage_of, with_storage
-from alt.describe import operations
 from alt.features import Subject, describe_candidate, estimate_seconds
 from alt.gpu_features import Asked, describe_on_gpu, estimate_on_gpu
 from alt.gpu_formats import Label, block_in, decide_label, label_in
 from alt.gpu_formats import layouts_of as stored_on_gpu
 from alt.graph import Graph, Value
-from alt.kernels import Kernel
+from alt.kernels import Kernel, operations
 from alt.memory import RecentArrays
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import Plan, wanted_border

@@ -9,12 +9,9 @@ from alt.elementary import Emitter, Expr
 from alt.graph import Value
 from alt.operators import delinear
 from alt.sketches.border import fill_border, fill_rows_border, vector_of_block
-from alt.sketches.scope import PARALLEL, SERIAL, VECTORIZED, Scope, Stmt, i32, seq
+from alt.sketches.scope import PARALLEL, SERIAL, SERIAL_ELEMENTS, VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import block_of
 from primitives.tensorir import tirx
-
-SERIAL_ELEMENTS = 8192
-"""Fewer elements than this are not worth waking the other cores (about 2 microseconds)."""
 
 Element = Callable[[Sequence[Expr], Emitter], Expr]
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from alt import elementary as el
 from alt.elementary import Emitter, Expr
-from alt.sketches.generic import SERIAL_ELEMENTS
-from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
+from alt.sketches.scope import SERIAL_ELEMENTS, VECTORIZED, Scope, Stmt, i32, seq
 from primitives.tensorir import tirx
 
 Combine = Callable[[Expr, Expr], Expr]

@@ -12,7 +12,7 @@ import numpy as np
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Node, Value
-from alt.kernels import Kernel
+from alt.kernels import Kernel, operations
 from alt.operators import linear
 from alt.target import Hardware
 from primitives import Layout
@@ -22,6 +22,12 @@ from tuner.choices import Choose, Default
 Stmt = Any
 SERIAL, PARALLEL = tirx.ForKind.SERIAL, tirx.ForKind.PARALLEL
 VECTORIZED, UNROLLED = tirx.ForKind.VECTORIZED, tirx.ForKind.UNROLLED
+
+SERIAL_ELEMENTS = 8192
+"""Fewer elements than this are not worth waking the other cores (about 2 microseconds)."""
+
+SERIAL_PRODUCTS = 1 << 17
+"""Nor are fewer multiply-adds than this, of which a core does some 50,000 in a microsecond."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,11 @@ class Scope:
         )
 
     def parallel(self, extents: Sequence[int], body: Callable[..., Stmt]) -> Stmt:
-        """One parallel loop over the product of the extents."""
+        """One parallel loop over the product of the extents; serial ones for a small product."""
         if self.asking:
             return seq()
+        if self._is_small:
+            return self.nest(extents, body)
         total = prod(extents)
         if total > 1:
             self.notes.setdefault("parallel", []).append(total)
@@ -172,6 +180,13 @@ class Scope:
             return seq(*binds, body(*(p[0] if isinstance(p, tuple) else p for p in parts)))
 
         return self.loop(total, fused, PARALLEL, "task")
+
+    @property
+    def _is_small(self) -> bool:
+        anchor = self.kernel.anchor
+        done = operations(anchor) if anchor is not None else None
+        few = self.kernel.output.size < SERIAL_ELEMENTS
+        return done is not None and done < 2 * SERIAL_PRODUCTS and few
 
     def local(self, elements: int, dtype: str = "float32", name: str = "acc") -> Any:
         """A small private array, to be allocated where `allocate` says."""

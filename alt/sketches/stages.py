@@ -6,8 +6,7 @@ from math import prod
 from typing import Any
 
 from alt.elementary import Emitter, Expr
-from alt.sketches.generic import SERIAL_ELEMENTS
-from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
+from alt.sketches.scope import SERIAL_ELEMENTS, VECTORIZED, Scope, Stmt, i32, seq
 from primitives.stages import Stage, dtype_of_buffer
 from primitives.tensorir import tirx
 
