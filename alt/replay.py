@@ -166,21 +166,18 @@ def network_of_log(
     header = header_for_replay(records, machine, threads, device)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
     tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
-    applied = choose_best(records, list(tasks.values()), header, allow_partial=allow_partial)
-    measured = {k: m for k, m in measured_in(records, tasks, header).items() if k in applied}
-    placed = placed_in(records, tasks, header)
+    measured, placed = measured_in(records, tasks, header), placed_in(records, tasks, header)
     choices = choices_of(network.graph, network.kernels, tasks, measured, placed)
-    usable = {task.key for task in choices.tasks.values()}
-    unfit = [tasks[key].name for key in applied if key not in usable]
-    if unfit:
-        report = (
-            f"replay of the log {records.path}: {len(usable)}/{len(tasks)} tasks applied; nothing "
-            f"that was measured of {', '.join(unfit)} is a choice here: it was tuned with other "
-            "layouts, or by another version"
-        )
-        if not allow_partial:
-            raise TuningError(f"{report}; tune them, or allow a partial replay")
-        _LOGGER.warning("%s", report)
+    applied = choose_best(
+        records,
+        list(tasks.values()),
+        header,
+        allow_partial=allow_partial,
+        usable={
+            choices.tasks[kernel].key: {c for rivals in labels.values() for c in rivals}
+            for kernel, labels in choices.rivals.items()
+        },
+    )
     made: dict[Variant, list[Kernel]] = {
         variant: decide(choices, variant, records, header) for variant in VARIANTS
     }
@@ -188,9 +185,9 @@ def network_of_log(
         variant: program_of(each, policy, winograd) for variant, each in made.items()
     }
     variant = fastest_variant(records, tasks, header, programs)
-    _LOGGER.info("%d/%d tasks applied, %s", len(usable), len(tasks), variant)
-    missing = tuple(task.name for key, task in tasks.items() if key not in usable)
-    return Replayed(made[variant], variant, len(usable), missing)
+    _LOGGER.info("what the network uses of it: %s", variant)
+    missing = tuple(task.name for key, task in tasks.items() if key not in applied)
+    return Replayed(made[variant], variant, len(applied), missing)
 
 
 def measured_in(

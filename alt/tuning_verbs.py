@@ -44,7 +44,10 @@ _STAGES = ("import", "simplify", "fuse", "layouts", "build")
 
 def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt tune`."""
+    methods = _methods(options)
     _make_state_folder(options)
+    if methods.agent is not None:
+        require_folder(methods.agent)
     if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
         # The servers' cores, not this machine's.
         options.threads = options.threads or machine.cores
@@ -71,7 +74,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 threads=options.threads,
                 winograd=options.winograd,
                 layouts=options.layouts,
-                options=_methods(options),
+                options=methods,
                 others=options.also_learn_from,
                 verify=options.verify,
                 observe=observe,
@@ -194,6 +197,7 @@ def _methods(options: argparse.Namespace) -> Options:
         layouts=options.layout_search,
         loops=options.loop_search,
         seed=options.seed,
+        agent=options.agent,
     )
 
 

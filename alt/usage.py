@@ -59,6 +59,7 @@ examples:
   alt tune model.onnx --minutes 10                        into a log that all models share
   alt tune model.onnx --trials 1000 --log model.jsonl     again: goes on where it ended
   alt tune model.onnx --minutes 5 --layouts NHWC --joint-share 0      loops only
+  alt tune model.onnx --layout-search ppo --agent agent.pt            learns from run to run
 Ctrl-C ends the search; the best so far is then built and timed.
 """,
     "replay": """\
@@ -299,6 +300,8 @@ def _tune(parser: argparse.ArgumentParser, usual: Path) -> None:
             default=getattr(Options, name),
             help=f"who proposes {name}; default: %(default)s",
         )
+    learnt = "the agent of ppo: loaded if the file is there, kept there in the end"
+    add("--agent", type=Path, metavar="FILE", help=learnt)
     share = "part of the rounds that goes to layouts; default: %(default)s"
     add(
         "--joint-share",

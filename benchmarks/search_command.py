@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,7 @@ from alt.errors import AltError
 from alt.propagate import plan_layouts
 from alt.target import require_cpu
 from alt.tasks import tasks_of
+from benchmarks.arguments import some_names_of
 from benchmarks.machine import physical_cores, this_machine
 from benchmarks.metaschedule import operators_of
 from benchmarks.networks import NETWORKS
@@ -54,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, help="time a search")
     add(
         "--ways",
-        type=_ways,
+        type=partial(some_names_of, list(WAYS)),
         default=list(WAYS),
         metavar="NAMES",
         help=f"comma-separated; any of {', '.join(WAYS)}",
@@ -76,16 +78,6 @@ def _network(text: str) -> str:
             f"{text} is no file; choose from {', '.join(NETWORKS)}, or name a file"
         )
     return text
-
-
-def _ways(text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    unknown = [name for name in names if name not in WAYS]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(
-            f"unknown: {', '.join(unknown) or text!r}; choose from {', '.join(WAYS)}"
-        )
-    return names
 
 
 def _progress(message: str) -> None:

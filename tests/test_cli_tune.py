@@ -20,6 +20,7 @@ from command_line import ENVIRONMENT, alt, convolution
 
 import alt as library
 from alt.cli import main
+from tuner.agent import Agent
 from tuner.log import TuningLog
 
 QUICKLY = ("--trials", "8", "--batch", "4", "--threads", "1")
@@ -104,6 +105,23 @@ def test_the_report_shows_the_task(tuned, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(["report", "model.jsonl"]) == 0
     assert "conv2d_relu 1x3x8x8" in Path("model.html").read_text()
+
+
+@pytest.mark.llvm
+def test_an_agent_is_kept_and_what_is_none_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(convolution(), "model.onnx")
+    ask = ["tune", "model.onnx", "--trials", "2", "--threads", "1", "--layout-search", "ppo", "-q"]
+    assert main([*ask, "--no-verify", "--log", "1.jsonl", "--agent", "agent.pt"]) == 0
+    rng = np.random.default_rng(0)
+    assert Agent.load(Path("agent.pt"), rng)
+    assert capsys.readouterr().err == ""
+    before = Path("model.onnx").read_bytes()
+    assert main([*ask, "--log", "2.jsonl", "--agent", "model.onnx"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "agent from model.onnx: it is not a saved agent" in error
+    assert not TuningLog.read(Path("2.jsonl")).records
+    assert Path("model.onnx").read_bytes() == before
 
 
 @pytest.mark.llvm

@@ -40,10 +40,11 @@ def asked(monkeypatch, tmp_path):
 def test_options_reach_the_tuner(asked, capsys):
     options = "--minutes 0.5 --trials 7 --log l.jsonl --threads 3 --layouts NCHW --no-verify "
     options += "--layout-search ppo --loop-search random --joint-share 0.4 --batch 5 --seed 9 "
+    options += "--agent a.pt "
     options += "--also-learn-from a.jsonl b.jsonl --shape x=1,3 --no-winograd --precision tf32"
     assert main(["tune", "m.onnx", *options.split()]) == 0
     assert asked["options"] == Options(
-        layouts="ppo", loops="random", joint_share=0.4, batch=5, seed=9
+        layouts="ppo", loops="random", joint_share=0.4, batch=5, seed=9, agent=Path("a.pt")
     )
     expected = {"minutes": 0.5, "trials": 7, "log": Path("l.jsonl"), "threads": 3, "verify": False}
     others = [Path("a.jsonl"), Path("b.jsonl")]
@@ -103,6 +104,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments, mentioned, capsys):
         (
             ["tune", "model.onnx", "--log", "l.jsonl", "--also-learn-from", "gone.jsonl"],
             "gone.jsonl",
+        ),
+        (["tune", "model.onnx", "--agent", "agent.pt"], "only ppo has an agent"),
+        (
+            ["tune", "model.onnx", "--layout-search", "ppo", "--agent", "no/such/agent.pt"],
+            "no/such",
         ),
         (["replay", "model.onnx", "--log", "gone.jsonl"], "gone.jsonl"),
         (["replay", "model.onnx", "--log", "l.jsonl", "-o", "model.so"], ".alt"),

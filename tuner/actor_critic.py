@@ -17,6 +17,7 @@ Source: ALT (EuroSys 2023, arXiv 2210.12415), section on layout tuning.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.actions import action_of, answer_of, summary
@@ -47,8 +48,9 @@ class ActorCritic(Search):
         Args:
             space: What is searched.
             rng: Decides.
-            agent: What was learnt before, by `pretrain` or from other tasks; it goes on learning.
-            batch: How many results it waits for before it learns.
+            agent: What was learnt before, by `pretrain` or from other tasks; it goes on learning,
+                also from the other searchers that have it.
+            batch: How many results the agent waits for before it learns.
 
         Raises:
             TuningError: torch is not installed.
@@ -57,14 +59,13 @@ class ActorCritic(Search):
         self.agent = new_agent(rng) if agent is None else agent
         self._batch = batch
         self._steps: dict[Config, tuple[Step, ...]] = {}
-        self._episodes: list[Episode] = []
 
     def propose(self, count: int) -> Iterator[Config]:
         """What the actors draw; when that repeats itself, what is near the best, then anything."""
         for _ in range(8 * count):
             config, steps = drawn(self.space, self.agent, self.rng)
             if config is None:
-                self._episodes.append(_episode(steps, _FAILED))
+                self.agent.note(_episode(steps, _FAILED))
             else:
                 self._steps.setdefault(config, steps)
                 yield config
@@ -79,10 +80,8 @@ class ActorCritic(Search):
         for config in dict.fromkeys(config for config, _ in results):
             if config in self.results:
                 steps = self._steps.get(config) or recalled(self.space, self.agent, config)
-                self._episodes.append(_episode(steps, reward(self.results[config], unit)))
-        if len(self._episodes) >= self._batch:
-            self.agent.learn(self._episodes)
-            self._episodes = []
+                self.agent.note(_episode(steps, reward(self.results[config], unit)))
+        self.agent.study(self._batch)
 
     def _unit(self) -> float:
         """The default's latency; where the default fails, that of the first that does not."""
@@ -96,7 +95,7 @@ def pretrain(
     tasks: Sequence[tuple[Space, Callable[[Config], float]]],
     rng: Rng,
     *,
-    rounds: int = 50,
+    turns: int = 64,
     batch: int = 16,
 ) -> None:
     """Trains an agent on costs that need no measuring, such as an analytic estimate.
@@ -105,19 +104,20 @@ def pretrain(
         agent: Learns; the same decision of all tasks has the same actor.
         tasks: Spaces, each with its cost; smaller is better.
         rng: Decides.
-        rounds: How often each task has its turn.
+        turns: How many there are of all tasks together, one after the other.
         batch: How many episodes a turn has.
     """
     units = [cost(space.default()) or 1.0 for space, cost in tasks]
-    for _ in range(rounds):
-        for (space, cost), unit in zip(tasks, units, strict=True):
-            turn = [drawn(space, agent, rng) for _ in range(batch)]
-            agent.learn(
-                [
-                    _episode(steps, _FAILED if config is None else reward(cost(config), unit))
-                    for config, steps in turn
-                ]
-            )
+    for turn in range(turns if tasks else 0):
+        space, cost = tasks[turn % len(tasks)]
+        unit = units[turn % len(tasks)]
+        episodes = [drawn(space, agent, rng) for _ in range(batch)]
+        agent.learn(
+            [
+                _episode(steps, _FAILED if config is None else reward(cost(config), unit))
+                for config, steps in episodes
+            ]
+        )
 
 
 def reward(cost: float | None, unit: float) -> float:
@@ -151,6 +151,19 @@ def new_agent(rng: Rng) -> Agent:
     Raises:
         TuningError: torch is not installed.
     """
+    return _agent_class()(rng)
+
+
+def saved_agent(path: Path, rng: Rng) -> Agent:
+    """An agent that knows what was saved.
+
+    Raises:
+        TuningError: torch is not installed, or the file is no agent.
+    """
+    return _agent_class().load(path, rng)
+
+
+def _agent_class() -> type[Agent]:
     try:
         # Here and not above: torch takes a second to import, and is optional.
         from tuner.agent import Agent
@@ -158,7 +171,7 @@ def new_agent(rng: Rng) -> Agent:
         raise TuningError(
             f"search with an agent: {error}; install 'alt-compiler[tune]', or use another search"
         ) from error
-    return Agent(rng)
+    return Agent
 
 
 def _episode(steps: tuple[Step, ...], worth: float) -> Episode:

@@ -11,6 +11,7 @@ Source: ALT (EuroSys 2023, arXiv 2210.12415), section on layout tuning; PPO, arX
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from tuner import journal
 from tuner.actions import STATE, Floats, state_of, width
 from tuner.choices import Decision
 from tuner.errors import TuningError
@@ -29,15 +31,19 @@ from tuner.errors import TuningError
 Rng = np.random.Generator
 
 _SCHEMA = 1
+_FARTHEST = 20.0
+"""A step that is more times likelier than e to this than it was is learnt from no further."""
+
 _UNREADABLE = (
-    OSError,
+    AttributeError,
     EOFError,
-    KeyError,
+    LookupError,
     RuntimeError,
     TypeError,
     ValueError,
     pickle.UnpicklingError,
 )
+"""What torch raises for files that it did not write, or that were cut short."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,14 @@ class Settings:
 
 
 class Agent:
-    """What is learnt; it may be trained on one task and go on with another."""
+    """What is learnt; several searches may share it, and it may go on with other tasks."""
 
     def __init__(self, rng: Rng, settings: Settings | None = None) -> None:
         """Starts without knowledge; the generator draws the initial weights."""
         self.settings = settings or Settings()
         self._random = torch.Generator().manual_seed(int(rng.integers(2**62)))
         self._critic = self._network(1)
+        self._noted: list[Episode] = []
         self._actors: dict[str, torch.nn.Sequential] = {}
         self._deviations: dict[str, torch.nn.Parameter] = {}
         self._optimiser = torch.optim.Adam(
@@ -103,8 +110,23 @@ class Agent:
         with _one_thread():
             self._learn(episodes)
 
+    def note(self, episode: Episode) -> None:
+        """Keeps an episode until there are enough to learn from."""
+        self._noted.append(episode)
+
+    def study(self, least: int = 1) -> None:
+        """Learns from what was noted since the last time, once it is so many episodes."""
+        if len(self._noted) >= least:
+            noted, self._noted = self._noted, []
+            self.learn(noted)
+
     def save(self, path: Path) -> None:
-        """Writes what was learnt."""
+        """Writes what was learnt, whole or not at all.
+
+        Raises:
+            TuningError: the file cannot be written.
+        """
+        content = io.BytesIO()
         torch.save(
             {
                 "schema": _SCHEMA,
@@ -113,32 +135,52 @@ class Agent:
                 "actors": {name: actor.state_dict() for name, actor in self._actors.items()},
                 "deviations": {name: each.data for name, each in self._deviations.items()},
             },
-            path,
+            content,
         )
+        try:
+            journal.write(path, content.getvalue())
+        except OSError as error:
+            raise TuningError(
+                f"agent to {path}: {error.strerror}; name a file that can be written"
+            ) from error
 
     @staticmethod
     def load(path: Path, rng: Rng, settings: Settings | None = None) -> Agent:
         """An agent that knows what `save` wrote.
 
         Raises:
-            TuningError: The file is no agent, or one of another schema or size.
+            TuningError: The file cannot be read, is no agent, or one of another schema or size.
         """
         agent = Agent(rng, settings)
+        needed = (_SCHEMA, agent.settings.hidden)
         try:
-            held = cast("dict[str, Any]", torch.load(path, weights_only=True))
+            content = io.BytesIO(path.read_bytes())
+            held = dict(cast("dict[str, Any]", torch.load(content, weights_only=True)))
             found = (held["schema"], held["hidden"])
+            if found == needed:
+                agent._restore(held)
+        except OSError as error:
+            raise TuningError(f"agent from {path}: {error.strerror}") from error
         except _UNREADABLE as error:
-            raise TuningError(f"agent from {path}: {error}; it is not a saved agent") from error
-        if found != (_SCHEMA, agent.settings.hidden):
             raise TuningError(
-                f"agent from {path}: schema and hidden units are {found}, and"
-                f" {(_SCHEMA, agent.settings.hidden)} are needed; train it again"
+                f"agent from {path}: it is not a saved agent, or was damaged; name another file,"
+                " and a new one is trained"
+            ) from error
+        if found != needed:
+            raise TuningError(
+                f"agent from {path}: schema and hidden units are {found}, and {needed} are needed;"
+                " name another file, and a new one is trained"
             )
-        agent._critic.load_state_dict(held["critic"])
-        for name, weights in held["actors"].items():
-            agent._actor(name, len(held["deviations"][name])).load_state_dict(weights)
-            agent._deviations[name].data.copy_(held["deviations"][name])
         return agent
+
+    def _restore(self, held: dict[str, Any]) -> None:
+        self._critic.load_state_dict(held["critic"])
+        for name, weights in held["actors"].items():
+            self._actor(name, len(held["deviations"][name])).load_state_dict(weights)
+            self._deviations[name].data.copy_(held["deviations"][name])
+        everything = [p for group in self._optimiser.param_groups for p in group["params"]]
+        if not all(bool(torch.isfinite(each).all()) for each in everything):
+            raise ValueError("some weights are no numbers")
 
     def _learn(self, episodes: Sequence[Episode]) -> None:
         steps = [(step, episode.reward) for episode in episodes for step in episode.steps]
@@ -169,7 +211,9 @@ class Agent:
         actions = _tensor([step.action for step in steps])
         apart = (actions - means) / spread.exp()
         now = -(0.5 * apart**2 + spread + 0.5 * log(2 * pi)).sum(dim=1)
-        ratio = (now - _tensor([step.log_probability for step in steps])).exp()
+        change = now - _tensor([step.log_probability for step in steps])
+        # Bounded, for a step may be old by the time its result is there: e to 89 is infinite.
+        ratio = change.clamp(max=_FARTHEST).exp()
         clip = self.settings.clip
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
         return -gain.sum() - self.settings.entropy * len(steps) * spread.sum()

@@ -15,6 +15,7 @@ from tuner.experience import INSTANT, LEAST, experience
 from tuner.joint import Incumbent, Stage, TaskSearch
 from tuner.log import TuningLog
 from tuner.options import Options
+from tuner.pretraining import agent_of, keep
 from tuner.records import Header
 from tuner.task import Candidate, Measurement, Measurer, Status, Task
 
@@ -128,10 +129,11 @@ class _Run:
         self.budget = Budget(options.trials, options.seconds, options.batch)
         self.started, self.measuring = clock(), 0.0
         self.outcome, self.learnt, self.taught = Outcome(), 0, False
-        rng = np.random.default_rng(options.seed)
+        *children, own = np.random.default_rng(options.seed).spawn(len(tasks) + 1)
+        self.agent = agent_of(options, list(tasks.values()), own)
         self.searches = {
-            key: TaskSearch(task, options, child, log.seen(key, header.target_id))
-            for (key, task), child in zip(tasks.items(), rng.spawn(len(tasks)), strict=True)
+            key: TaskSearch(task, options, child, log.seen(key, header.target_id), self.agent)
+            for (key, task), child in zip(tasks.items(), children, strict=True)
         }
         self.others = {
             key: {
@@ -156,6 +158,8 @@ class _Run:
             self._measure_again()
         except KeyboardInterrupt:
             outcome.interrupted, outcome.reason = True, "interrupted"
+        finally:
+            keep(self.agent, self.options.agent)
         for key, search in self.searches.items():
             if best := search.best:
                 outcome.best[key] = best

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, isfinite
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from tuner.options import Options, searcher
 from tuner.scores import Scores
 from tuner.search import Rng, Score, Search
 from tuner.task import Candidate, Measurement, Task
+
+if TYPE_CHECKING:
+    from tuner.agent import Agent
 
 Stage = Literal["joint", "loops", "descent"]
 
@@ -67,6 +70,7 @@ class TaskSearch:
         options: Options,
         rng: Rng,
         known: Mapping[Candidate, Measurement] | None = None,
+        agent: Agent | None = None,
     ) -> None:
         """The search of a task.
 
@@ -76,10 +80,12 @@ class TaskSearch:
             rng: makes all random decisions.
             known: measurements from a log; they are not asked for again. What is not among the
                 candidates of this task, as it may be in old logs, is left out.
+            agent: what its `ppo` searchers learn with; each begins from nothing by default.
         """
         self.task = task
         self.options = options
         self.rng = rng
+        self.agent = agent
         self.measured: dict[Candidate, Measurement] = {}
         self.spent = 0.0
         self.rounds = 0
@@ -88,7 +94,7 @@ class TaskSearch:
         layout = task.layouts.default()
         self._default = Candidate(layout, task.loops(layout).default())
         self.scores = Scores(task, self._default)
-        self._layouts = searcher(options.layouts, task.layouts, rng, self._promise)
+        self._layouts = searcher(options.layouts, task.layouts, rng, self._promise, agent)
         self._searches: dict[Config, Search] = {}
         self._brought = lru_cache(_KEPT)(self._bring)
         self._finishing: CoordinateDescent | None = None
@@ -251,7 +257,11 @@ class TaskSearch:
     def _search(self, layout: Config) -> Search:
         if layout not in self._searches:
             self._searches[layout] = searcher(
-                self.options.loops, self.task.loops(layout), self.rng, self._score_in(layout)
+                self.options.loops,
+                self.task.loops(layout),
+                self.rng,
+                self._score_in(layout),
+                self.agent,
             )
         return self._searches[layout]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +41,7 @@ def append(path: Path, lines: bytes, opening: bytes = b"", known: FileId | None 
         OSError: nothing was appended.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "journal"
         ...     file = append(path, b"1\n", opening=b"numbers\n")
@@ -90,19 +91,30 @@ def replace(path: Path, compose: Callable[[bytes], bytes]) -> None:
     """
     path = path.resolve()  # a link stays a link
     with _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
-        data = compose(_read(descriptor))
-        temporary, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            os.fchmod(temporary, os.fstat(descriptor).st_mode & 0o777)
-            _write(temporary, data)
-            os.fsync(temporary)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(temporary)
-        _sync_folder(path)
+        write(path, compose(_read(descriptor)))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Make a file, or put another in its place: at any moment the old or the new one is there.
+
+    Raises:
+        OSError: the file is as it was.
+    """
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        if path.exists():
+            os.fchmod(descriptor, path.stat().st_mode & 0o777)
+        _write(descriptor, data)
+        os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    _sync_folder(path)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,32 +16,44 @@ from tuner.exhaustive import Exhaustive
 from tuner.search import RandomSearch, Score, Search
 from tuner.space import Space
 
+if TYPE_CHECKING:
+    from tuner.agent import Agent
+
 Rng = np.random.Generator
 SearcherName = Literal["exhaustive", "evolution", "ppo", "random"]
 
-_SEARCHERS: dict[str, Callable[[Space, Rng, Score | None], Search]] = {
-    "exhaustive": lambda space, rng, score: Exhaustive(space, score, rng),
+_SEARCHERS: dict[str, Callable[[Space, Rng, Score | None, Agent | None], Search]] = {
+    "exhaustive": lambda space, rng, score, _: Exhaustive(space, score, rng),
     # Small generations: proposing may not take longer than measuring.
-    "evolution": lambda space, rng, score: Evolution(
+    "evolution": lambda space, rng, score, _: Evolution(
         space, rng, score, population=32, generations=2
     ),
-    "ppo": lambda space, rng, _: ActorCritic(space, rng),
-    "random": lambda space, rng, _: RandomSearch(space, rng),
+    "ppo": lambda space, rng, _, agent: ActorCritic(space, rng, agent),
+    "random": lambda space, rng, _score, _agent: RandomSearch(space, rng),
 }
 
 SEARCHERS = tuple(_SEARCHERS)
 """Who may propose layouts or loops."""
 
 
-def searcher(name: str, space: Space, rng: Rng, score: Score | None = None) -> Search:
+def searcher(
+    name: str, space: Space, rng: Rng, score: Score | None = None, agent: Agent | None = None
+) -> Search:
     """The searcher of this name.
+
+    Args:
+        name: one of `SEARCHERS`.
+        space: what is searched.
+        rng: decides.
+        score: what those that rank candidates rank them by.
+        agent: what `ppo` learns with, and may share; by default one that knows nothing.
 
     Raises:
         TuningError: if there is none.
     """
     if name not in _SEARCHERS:
         raise TuningError(f"searcher {name!r}: use one of {', '.join(_SEARCHERS)}")
-    return _SEARCHERS[name](space, rng, score)
+    return _SEARCHERS[name](space, rng, score, agent)
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,11 @@ class Options:
         hopeless: candidates that the analytic model expects to take so many times the best
             expected are not built.
         seed: of all random decisions.
+        agent: a file with the agent that all `ppo` searchers share. It is loaded if it is there,
+            and written in the end, so that it goes on learning from run to run.
 
     Raises:
-        TuningError: if a number makes no sense.
+        TuningError: if a number makes no sense, or there is an agent that nobody asks.
     """
 
     trials: int | None = None
@@ -77,6 +92,7 @@ class Options:
     patience: int = 5
     hopeless: float = 6.0
     seed: int = 0
+    agent: Path | None = None
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -92,3 +108,13 @@ class Options:
         for name in (self.layouts, self.loops):
             if name not in _SEARCHERS:
                 raise TuningError(f"searcher {name!r}: use one of {', '.join(_SEARCHERS)}")
+        if self.agent is not None and not self.has_agent:
+            raise TuningError(
+                f"option agent={self.agent}: only ppo has an agent, and {self.layouts} proposes"
+                f" layouts, {self.loops} loops; choose ppo for one of them, or leave the agent out"
+            )
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether a searcher learns with an agent."""
+        return "ppo" in (self.layouts, self.loops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,11 @@ from tuner.records import Header, Record
 from tuner.task import Candidate, Measurement, Status, Task
 
 _LOGGER = logging.getLogger(__name__)
+
+_NO_CHOICE = (
+    "nothing that was measured is a choice here: it was tuned with other layouts, or by another"
+    " version"
+)
 
 
 class Named(Protocol):
@@ -37,6 +42,7 @@ def choose_best(
     *,
     allow_partial: bool = False,
     same_versions: Sequence[str] = (),
+    usable: Mapping[str, Collection[Candidate]] | None = None,
 ) -> dict[str, Candidate]:
     """The best candidate of every task of a network.
 
@@ -45,6 +51,7 @@ def choose_best(
         allow_partial: leave tasks out for which there is none, and log which and why.
         same_versions: names in `here.versions` that must agree; others may differ, since decisions
             mean the same in every version that knows them.
+        usable: of each task, by key, the candidates that are choices here; all, if None.
 
     Returns:
         Candidates by key, in the order of the tasks.
@@ -78,9 +85,12 @@ def choose_best(
     for key, task in distinct.items():
         records = [r for r in log.of_task(key) if r.target == here.target_id]
         fitting = [r for r in records if not _differences(log, r, here, same_versions)]
-        best = next(iter(ranked(summarise(fitting))), None)
-        if best is not None:
-            chosen[key] = best.candidate
+        good = [best.candidate for best in ranked(summarise(fitting))]
+        fit = good if usable is None else [c for c in good if c in usable.get(key, ())]
+        if fit:
+            chosen[key] = fit[0]
+        elif good:
+            missing.setdefault(_NO_CHOICE, []).append(task.name)
         else:
             missing.setdefault(_reason(log, task, here, same_versions), []).append(task.name)
     report = (

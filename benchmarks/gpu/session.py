@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from benchmarks.arguments import some_names_of
 from benchmarks.gpu.command import RESULTS, why_not_here
 
 UNFINISHED = 3
@@ -163,12 +165,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [step.name for step in STEPS]
     add = parser.add_argument
     add("--minutes", type=float, default=9.0, help="for this call; default: %(default)s")
-    add("--only", metavar="NAMES", help=f"comma-separated; any of {', '.join(names)}")
+    add(
+        "--only",
+        type=partial(some_names_of, names),
+        default=names,
+        metavar="NAMES",
+        help=f"comma-separated; any of {', '.join(names)}",
+    )
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
     options = parser.parse_args(argv)
-    chosen = names if options.only is None else options.only.split(",")
-    if unknown := [name for name in chosen if name not in names]:
-        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(names)}")
     if not options.results.is_dir():
         parser.error(f"--results {options.results}: no such folder; create it first")
     if options.minutes <= 0:
@@ -176,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason := why_not_here("cuda"):
         print(reason, file=sys.stderr)
         return NOT_HERE
-    steps = [step for step in STEPS if step.name in chosen]
+    steps = [step for step in STEPS if step.name in options.only]
 
     def tell(message: str) -> None:
         print(message, file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ import alt
 from alt.build import build
 from alt.compiler import fused
 from alt.errors import AltError
-from alt.policies import JOINT
+from alt.policies import JOINT, policy_of
 from alt.propagate import plan_layouts
 from alt.replay import (
     fastest_variant,
@@ -204,14 +204,25 @@ def note_variant(log, tuned, header, name, program, *seconds):
     log.append(header.record(network_key(tuned.tasks), candidate, measurement, when, "it"))
 
 
-def test_a_log_of_other_layouts_is_refused(searched):
-    folder, _, _ = searched
+def test_a_log_of_other_layouts_is_refused(searched, tmp_path, caplog):
+    """Whatever is missing, and why, is one report."""
+    folder, tuned, _ = searched
     path, log = folder / "model.onnx", folder / "log.jsonl"
-    with pytest.raises(TuningError, match=r"tasks applied; nothing .* other layouts"):
+    whole = r"1/3 tasks applied; missing: conv\S* .*, conv.* \(nothing .* other layouts, or by .*\)"
+    with pytest.raises(TuningError, match=whole):
         alt.compile(path, threads=1, log=log, layouts="NCHW")
+    made = fused(path, threads=1)
+    found = network_of_log(made, log, 1, policy=policy_of("NCHW"), allow_partial=True)
+    assert (found.applied, len(found.missing)) == (1, 2)
+    assert sum("tasks applied" in each.message for each in caplog.records) == 1
     partly = alt.compile(path, threads=1, log=log, layouts="NCHW", allow_partial=True)
     proto, inputs = network()
     assert_same(partly(**inputs), run_reference(proto, inputs), length=5000)
+    gone = next(key for key, task in tuned.tasks.items() if task.name in found.missing)
+    part = tmp_path / "part.jsonl"
+    part.write_text("".join(x for x in log.read_text().splitlines(True) if gone not in x))
+    with pytest.raises(TuningError, match=r"1/3 tasks .*\(not in the log\).*\(nothing .* layouts"):
+        alt.compile(path, threads=1, log=part, layouts="NCHW")
 
 
 @pytest.mark.parametrize("keep", [1, 5])

@@ -272,6 +272,16 @@ def test_the_session_asks_for_what_there_is(monkeypatch, tmp_path):
         main()
 
 
+@pytest.mark.parametrize(
+    ("names", "unknown"), [("nothing,fp32", "nothing"), ("", "''"), (",", "','")]
+)
+def test_steps_of_the_session_are_chosen_by_name(names, unknown, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        session.main(["--only", names])
+    assert refusal.value.code == 2
+    assert f"unknown: {unknown}; choose from kernels, fp32" in capsys.readouterr().err
+
+
 def test_half_precision_keeps_hidden_tokens_hidden():
     """The largest float32 is infinite in float16, and infinity times zero no number."""
     from benchmarks.gpu.torch_network import torch_network

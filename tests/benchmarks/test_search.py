@@ -74,6 +74,13 @@ def test_what_cannot_be_asked_is_refused_in_a_line(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_the_ways_there_are_are_named(capsys):
+    for names, unknown in (("joint,wild", "wild"), ("", "''")):
+        with pytest.raises(SystemExit):
+            main(["search", "--ways", names])
+        assert f"unknown: {unknown}; choose from joint, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
 def test_both_tuners_get_the_same_operator(operator):
     """The model is a valid one with these weights; the function is compared with it below."""

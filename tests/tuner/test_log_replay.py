@@ -78,6 +78,31 @@ def test_tasks_that_miss_for_one_reason_are_listed_together():
     assert chosen == {"a": candidate(1)}
 
 
+def test_only_what_is_usable_here_counts(caplog):
+    """The best that is a choice, not the best; and a task that has none is missing, like others."""
+    log = log_of(
+        record(1, 1.0, task="conv"),
+        record(2, 2.0, task="conv"),
+        record(1, 1.0, task="pool"),
+        record(1, Status.wrong, task="wrong"),
+    )
+    usable = {"conv": [candidate(2), candidate(3)], "pool": [candidate(4)]}
+    with pytest.raises(TuningError) as error:
+        choose_best(log, tasks("conv", "pool", "new", "wrong", "gone"), HEADER, usable=usable)
+    for part in (
+        "1/5 tasks applied",
+        "name of pool (nothing that was measured is a choice here: it was tuned with other layouts",
+        "name of new, name of gone (not in the log)",
+        "name of wrong (only failures: 1 wrong)",
+        "tune them, or allow a partial replay",
+    ):
+        assert part in str(error.value)
+    keys = tasks("conv", "pool")
+    chosen = choose_best(log, keys, HEADER, allow_partial=True, usable=usable)
+    assert chosen == {"conv": candidate(2)}
+    assert "1/2 tasks applied; missing: name of pool (nothing" in caplog.text
+
+
 def test_versions_must_agree_only_where_asked():
     newer = Header(HEADER.target, {"alt": "0.2.0", "tvm": "0.27"})
     log = log_of(record(1))

@@ -258,3 +258,25 @@ def test_a_failed_replacement_leaves_the_old_file_and_nothing_else(tmp_path, mon
             prune(path, 1)
     assert path.read_bytes() == before
     assert {each.name for each in tmp_path.iterdir()} == {"log.jsonl"}
+
+
+def test_a_file_is_put_in_place_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    mask = os.umask(0o027)
+    journal.write(path, b"first")
+    os.umask(mask)
+    journal.write(path, b"second")
+    assert path.read_bytes() == b"second" and path.stat().st_mode & 0o777 == 0o640
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    journal.write(link, b"third")
+    assert link.is_symlink() and path.read_bytes() == b"third"
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        journal.write(path, b"fourth")
+    assert path.read_bytes() == b"third"
+    assert {each.name for each in tmp_path.iterdir()} == {"file", "link"}
