@@ -186,7 +186,7 @@ class Module:
             inputs: arrays by name; seeded random ones if not given.
             min_seconds: go on until this much time has been measured.
         """
-        tensors = self._bound(inputs)
+        tensors = self.bound(inputs)
         samples: list[float] = []
         spent = 0.0
         with self._lock:
@@ -216,7 +216,7 @@ class Module:
             Seconds; reading the clock costs some 30 ns, which are part of each.
         """
         kernels = len(self.header["kernels"])
-        tensors = self._bound(inputs)
+        tensors = self.bound(inputs)
         stamps = aligned_empty((kernels + 1) * 16).view("int64")
         found = np.empty((max(repeats, 1), kernels))
         profile = self.library["profile"]
@@ -228,8 +228,16 @@ class Module:
                     found[call] = seconds_between(stamps)
         return found
 
-    def _bound(self, inputs: Mapping[str, np.ndarray] | None) -> list[Any]:
-        """Every argument of the compiled function, with results that nobody looks at."""
+    def bound(self, inputs: Mapping[str, np.ndarray] | None = None) -> list[Any]:
+        """Every argument of `library["main"]`, for whoever has a clock of their own.
+
+        Args:
+            inputs: arrays by name; seeded random ones if not given.
+
+        Returns:
+            Inputs, outputs to be written, weights, and the memory of everything in between, which
+            is the module's own: no call may run meanwhile.
+        """
         self._require_runnable()
         given = dict(inputs) if inputs is not None else random_inputs(self.inputs)
         arrays = zip(self._match((), given), self.inputs, strict=True)

@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
@@ -191,6 +191,28 @@ class Scheduled:
     executable: Any
     arguments: tuple[Any, ...]
     error: float
+    threads: int
+
+    @property
+    def called(self) -> Called:
+        """It, to be timed."""
+        return Called(self.name, self.executable, self.arguments, self.threads)
+
+
+@dataclass(frozen=True, eq=False)
+class Called:
+    """A program that TVM calls in a loop and times: neither side pays for Python.
+
+    Attributes:
+        name: for tables.
+        executable: its function is `main`.
+        arguments: of the function.
+        threads: that it runs on.
+    """
+
+    name: str
+    executable: Any
+    arguments: Sequence[Any]
     threads: int
 
     @cached_property

@@ -196,7 +196,7 @@ def duel(
 ) -> Duel:
     """Tune an operator with MetaSchedule, then with as many trials and as many seconds of ours."""
     rng = np.random.default_rng(seed)
-    samplers: list[Network | Scheduled] = []
+    samplers: list[Called] = []
     progress(f"{operator.name}: MetaSchedule")
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -210,7 +210,7 @@ def duel(
         wrong = "" if theirs.error <= TOLERANCE else "wrong"
         them = Found(THEM, "", theirs.trials, theirs.seconds, theirs.error, problem=wrong)
         seconds = theirs.seconds
-        samplers += [] if wrong else [theirs]
+        samplers += [] if wrong else [theirs.called]
     model = operator.model(seed)
     ours: list[Found] = []
     for name, budget in (("trials", Budget(trials, None)), ("seconds", Budget(None, seconds / 60))):
@@ -218,7 +218,8 @@ def duel(
         found, network = searched(model, Way(name), budget, threads, seed)
         ours.append(found)
         if network is not None and not found.problem:
-            samplers.append(network)
+            module = network.module
+            samplers.append(Called(name, module.library, module.bound(), module.threads))
     timings, _ = interleave(samplers, plan, rng)
     by_trials, by_seconds = (replace(f, timing=timings.get(f.way)) for f in ours)
     return Duel(operator, replace(them, timing=timings.get(operator.name)), by_trials, by_seconds)

@@ -112,7 +112,7 @@ def test_what_is_timed_is_the_network(module):
     expected = module(x)
     kernels = len(module.header["kernels"])
     assert module.time_kernels(2, {"x": x}).shape == (2, kernels)
-    tensors = module._bound({"x": x})
+    tensors = module.bound({"x": x})
     stamps = aligned_empty(16 * (kernels + 1)).view("int64")
     module.library["profile"](*tensors, tvm.runtime.from_dlpack(stamps))
     for tensor, array in zip(tensors[1:], expected, strict=False):
