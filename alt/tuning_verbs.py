@@ -21,6 +21,7 @@ from alt.errors import AltError
 from alt.policies import JOINT, policy_of
 from alt.report import reports_of
 from alt.report_page import page
+from alt.state import make_state_folder
 from alt.target import Machine, physical_cores, resolve
 from alt.verbs import (
     Answer,
@@ -44,7 +45,10 @@ _STAGES = ("import", "simplify", "fuse", "layouts", "build")
 
 def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt tune`."""
-    _make_state_folder(options)
+    if options.log == options.usual_log:
+        make_state_folder()
+    else:
+        require_folder(options.log)
     if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
         # The servers' cores, not this machine's.
         options.threads = options.threads or machine.cores
@@ -172,19 +176,6 @@ def report_log(options: argparse.Namespace, progress: Progress) -> Answer:
     measured = sum(r.trials for r in reports)
     data = {"page": str(output), "targets": len(reports), "tasks": tasks, "measurements": measured}
     return Answer(f"{output}: {tasks} tasks, {measured} measurements", data)
-
-
-def _make_state_folder(options: argparse.Namespace) -> None:
-    """Make the folder of the user's own log if it is meant; other folders must be there."""
-    if options.log != options.usual_log:
-        require_folder(options.log)
-        return
-    try:
-        options.log.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AltError(
-            f"cannot make {options.log.parent}: {error.strerror}; name a log with --log"
-        ) from error
 
 
 def _methods(options: argparse.Namespace) -> Options:
