@@ -10,22 +10,18 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from alt.compiler import Fused
-from alt.cuda.code import device_refusal
-from alt.cuda.gpu import Gpu, device_of
+from alt.headers import header_for_replay, with_caches
 from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts
 from alt.select import MARGIN, VARIANTS, Choices, Conversion, Label, Variant, choices_of
-from alt.target import Hardware
 from alt.tasks import KernelTask, tasks_of
 from tuner.errors import TuningError
 from tuner.log import TuningLog
@@ -59,76 +55,6 @@ class Replayed:
     missing: tuple[str, ...]
 
 
-def header_of(machine: Hardware, threads: int, device: str = "") -> Header:
-    """What measurements on this machine are good for.
-
-    Args:
-        machine: what was compiled for.
-        threads: of a CPU.
-        device: the name of the GPU that is there.
-    """
-    versions = {"alt": metadata.version("alt-compiler"), "tvm": metadata.version("apache-tvm")}
-    if isinstance(machine, Gpu):
-        target: dict[str, Any] = {
-            "kind": "cuda",
-            "arch": machine.arch,
-            "device": device,
-            "cores": machine.cores,
-            "precision": machine.precision,
-        }
-    else:
-        target = {**machine.description, "cores": machine.cores, "threads": threads}
-    return Header(target, versions)
-
-
-def header_for_replay(
-    log: TuningLog, machine: Hardware, threads: int, device: int | str | None = None
-) -> Header:
-    """The header whose measurements a network is to be replayed from.
-
-    The number of multiprocessors of a GPU may differ: it is what defaults depend on, and a log has
-    all answers. For a GPU that is not here, measurements of any GPU of its kind will do, if they
-    are of one.
-
-    Args:
-        log: with measurements.
-        machine: what is compiled for.
-        threads: of a CPU.
-        device: the GPU that the network will run on; the first one by default.
-
-    Raises:
-        TuningError: if there is no GPU here, and the log is of several that would fit.
-    """
-    if not isinstance(machine, Gpu):
-        return header_of(machine, threads)
-    here = device_of(device)
-    is_here = device_refusal(machine.arch, here) is None
-    own = header_of(machine, threads, str(here.device_name) if is_here else "")
-    fitting = {
-        h.target_id: h
-        for h in log.headers.values()
-        if _kind(h) == _kind(own) and (not is_here or h.target["device"] == own.target["device"])
-    }
-    if own.target_id in fitting:
-        return own
-    if len(fitting) > 1:
-        names = ", ".join(sorted(_named(header) for header in fitting.values()))
-        raise TuningError(
-            f"replay of the log {log.path}: it was measured on {names}, and none of them is here "
-            "to say which is meant; give a log of one of them"
-        )
-    return next(iter(fitting.values()), own)
-
-
-def _kind(header: Header) -> dict[str, Any]:
-    """What code was measured for, whichever GPU of that kind it ran on."""
-    return {k: v for k, v in header.target.items() if k not in ("device", "cores")}
-
-
-def _named(header: Header) -> str:
-    return f"{header.target['device']} ({header.target['cores']} multiprocessors)"
-
-
 def network_of_log(
     network: Fused,
     log: str | Path,
@@ -155,9 +81,10 @@ def network_of_log(
     """
     machine = network.machine
     records = TuningLog.read(Path(log))
-    header = header_for_replay(records, machine, threads, device)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
     tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
+    plain = header_for_replay(records, machine, threads, device)
+    header = with_caches(plain, records, tasks, network_key(tasks))
     applied = choose_best(records, list(tasks.values()), header, allow_partial=allow_partial)
     measured = {k: m for k, m in measured_in(records, tasks, header).items() if k in applied}
     placed = placed_in(records, tasks, header)

@@ -49,7 +49,8 @@ class Runner:
         layouts: which layouts there are.
         workers: processes that build at the same time; one a physical core by default.
         timing: how long and how often candidates run.
-        limits: what they may take; those that are built together share the time for one.
+        limits: what they may take; those that are built together share the time for one. By default
+            as much as `timing` needs.
         overlap: build and run at the same time: faster, and times are worth little.
         seed: makes the inputs that results are compared on.
         setup: `module:function` that changes the tasks in the workers; for tests.
@@ -89,7 +90,7 @@ class Runner:
         size = workers or physical_cores()
         self._machine = machine
         self.timing = timing or Timing()
-        self.limits = limits or Limits()
+        self.limits = limits or Limits().allowing(self.timing)
         self.overlap = overlap
         self.spent = dict.fromkeys(WORK, 0.0)
         """Seconds of workers by what they did."""

@@ -16,11 +16,12 @@ from alt.cuda.gpu import Gpu
 from alt.errors import AltError
 from alt.finals import Finals, now
 from alt.gpu_runner import GpuRunner, require_here
+from alt.headers import header_of
+from alt.messages import Timing
 from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.propagate import plan_layouts
 from alt.remote import RemoteRunner
-from alt.replay import header_of
 from alt.runner import Runner
 from alt.select import Variant
 from alt.servers import Servers
@@ -89,6 +90,7 @@ def tune(
     winograd: bool = True,
     layouts: str | LayoutPolicy = JOINT,
     options: Options | None = None,
+    timing: Timing | None = None,
     others: Sequence[str | Path] = (),
     verify: bool = True,
     observe: Callable[[Round], None] | None = None,
@@ -118,6 +120,9 @@ def tune(
         layouts: which layouts there are; see `alt.policies`.
         options: shares of the budget and methods; its trials and seconds are overridden by
             `trials` and `minutes` where these are given.
+        timing: how long and how often a candidate is run. What is measured with caches in another
+            state than a network leaves them is kept apart in the log, and replay uses one or the
+            other.
         others: more logs that the cost model learns from.
         verify: compare the tuned network with ONNX Runtime (or ONNX's reference).
         observe: called after every round of measurements.
@@ -173,7 +178,7 @@ def tune(
     tell("prepare")
     machine = network.machine
     count = threads or min(machine.cores, physical_cores())
-    header = header_of(machine, count, name)
+    header = header_of(machine, count, name, timing)
     records = TuningLog.open(path, header)
     learnt = [TuningLog.read(Path(p)) for p in others]
     chosen = _with_budget(options or Options(), minutes, trials)
@@ -187,6 +192,7 @@ def tune(
         threads=threads,
         winograd=winograd,
         layouts=policy,
+        timing=timing,
         precision=precision,
     ) as runner:
         outcome = tune_tasks(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ import alt
 from alt.arguments import ArrayFile
 from alt.compiler import assemble, fused
 from alt.errors import AltError
+from alt.messages import Timing
 from alt.policies import JOINT, policy_of
 from alt.report import reports_of
 from alt.report_page import page
 from alt.state import make_state_folder
-from alt.target import Machine, physical_cores, resolve
+from alt.target import Machine, last_cache_bytes, physical_cores, resolve
 from alt.verbs import (
     Answer,
     artifact_of,
@@ -52,6 +54,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
         # The servers' cores, not this machine's.
         options.threads = options.threads or machine.cores
+    timing = _timing(options)
     seconds = options.minutes * 60 if options.minutes is not None else None
     progress.tuning(Budget(options.trials, seconds))
     rounds = 0
@@ -76,6 +79,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 winograd=options.winograd,
                 layouts=options.layouts,
                 options=_methods(options),
+                timing=timing,
                 others=options.also_learn_from,
                 verify=options.verify,
                 observe=observe,
@@ -186,6 +190,27 @@ def _methods(options: argparse.Namespace) -> Options:
         loops=options.loop_search,
         seed=options.seed,
     )
+
+
+def _timing(options: argparse.Namespace) -> Timing:
+    flushed = 0
+    if options.flush_cache:
+        if options.rpc is not None:
+            raise AltError(
+                "--flush-cache needs the size of a cache, and those of servers are not known here: "
+                "leave it out, or give alt.tune timing=alt.Timing(flush_bytes=...)"
+            )
+        if options.min_milliseconds is not None:
+            raise AltError(
+                f"--min-milliseconds {options.min_milliseconds:g} is for samples of many calls, "
+                "and with --flush-cache a sample is one call: leave out one of them"
+            )
+        machine = resolve(options.target, device=options.device)
+        flushed = last_cache_bytes() if isinstance(machine, Machine) else machine.l2_bytes
+    timing = Timing(repeats=options.repeats, flush_bytes=flushed)
+    if options.min_milliseconds is not None:
+        timing = replace(timing, min_seconds=options.min_milliseconds * 1e-3)
+    return timing
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import pytest
 from command_line import convolution
 
 import alt as library
+from alt import tuning_verbs
 from alt.cli import main
+from alt.target import resolve
 from alt.tuning import Tuned
 from tuner.driver import Outcome
 from tuner.joint import Incumbent
@@ -40,11 +42,13 @@ def asked(monkeypatch, tmp_path):
 def test_options_reach_the_tuner(asked, capsys):
     options = "--minutes 0.5 --trials 7 --log l.jsonl --threads 3 --layouts NCHW --no-verify "
     options += "--layout-search ppo --loop-search random --joint-share 0.4 --batch 5 --seed 9 "
+    options += "--repeats 7 --min-milliseconds 20 "
     options += "--also-learn-from a.jsonl b.jsonl --shape x=1,3 --no-winograd --precision tf32"
     assert main(["tune", "m.onnx", *options.split()]) == 0
     assert asked["options"] == Options(
         layouts="ppo", loops="random", joint_share=0.4, batch=5, seed=9
     )
+    assert asked["timing"] == library.Timing(repeats=7, min_seconds=0.02)
     expected = {"minutes": 0.5, "trials": 7, "log": Path("l.jsonl"), "threads": 3, "verify": False}
     others = [Path("a.jsonl"), Path("b.jsonl")]
     expected |= {"layouts": "NCHW", "winograd": False, "others": others, "shapes": {"x": (1, 3)}}
@@ -58,13 +62,22 @@ def test_options_reach_the_tuner(asked, capsys):
 
 def test_without_options_the_tuner_has_its_own_defaults(asked, capsys, tmp_path):
     assert main(["tune", "m.onnx", "--json"]) == 0
-    assert asked["options"] == Options()
+    assert asked["options"] == Options() and asked["timing"] == library.Timing()
     assert (asked["minutes"], asked["trials"], asked["threads"]) == (None, None, None)
     assert asked["log"] == tmp_path / "state" / "alt" / "measurements.jsonl"
     assert asked["log"].parent.is_dir()
     answer = json.loads(capsys.readouterr().out)
     assert (answer["gain"], answer["variant"], answer["trials"]) == (2.0, "joint", 5)
     assert [t["best_seconds"] for t in answer["tasks"]] == [1e-3, None]
+
+
+def test_as_much_is_flushed_as_the_last_cache_holds(asked, monkeypatch):
+    monkeypatch.setattr(tuning_verbs, "last_cache_bytes", lambda: 12345)
+    assert main(["tune", "m.onnx", "--flush-cache"]) == 0
+    assert asked["timing"] == library.Timing(flush_bytes=12345)
+    gpu = '{"kind": "cuda", "arch": "sm_90"}'
+    assert main(["tune", "m.onnx", "--flush-cache", "--target", gpu]) == 0
+    assert asked["timing"].flush_bytes == resolve({"kind": "cuda", "arch": "sm_90"}).l2_bytes
 
 
 # What cannot be done
@@ -79,6 +92,8 @@ def test_without_options_the_tuner_has_its_own_defaults(asked, capsys, tmp_path)
         (["tune", "m.onnx", "--minutes", "nan"], "nan"),
         (["tune", "m.onnx", "--joint-share", "1.5"], "1.5"),
         (["tune", "m.onnx", "--batch", "x"], "x"),
+        (["tune", "m.onnx", "--repeats", "0"], "0"),
+        (["tune", "m.onnx", "--min-milliseconds", "inf"], "inf"),
         (["tune", "m.onnx", "--layouts", "best"], "forward-only"),
         (["tune", "m.onnx", "--loop-search", "genetic"], "evolution"),
         (["replay", "m.onnx"], "--log"),
@@ -104,6 +119,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments, mentioned, capsys):
             ["tune", "model.onnx", "--log", "l.jsonl", "--also-learn-from", "gone.jsonl"],
             "gone.jsonl",
         ),
+        (
+            ["tune", "model.onnx", "--flush-cache", "--rpc", "host:1", "--key", "k"],
+            "not known here",
+        ),
+        (["tune", "model.onnx", "--flush-cache", "--min-milliseconds", "9"], "one call"),
         (["replay", "model.onnx", "--log", "gone.jsonl"], "gone.jsonl"),
         (["replay", "model.onnx", "--log", "l.jsonl", "-o", "model.so"], ".alt"),
         (["compile", "model.onnx", "--log", "gone.jsonl"], "gone.jsonl"),

@@ -226,6 +226,9 @@ def test_tune_and_lose_a_server(tmp_path, address, servers, started, task):
         assert [m.status for m in lost] == [Status.crash]
         assert f"127.0.0.1:{started[0].port} was lost" in lost[0].message
         assert servers.counts().registered == 1
+        runner.timing = Timing(repeats=3, flush_bytes=1 << 20, hopeless=1e6)
+        (flushed,) = runner.measure(task, candidates[:1])
+        assert flushed.ok and len(flushed.seconds) == 3
         runner.timing = TIMING
         assert runner.check(task, candidates[0], seed=7).ok
 
