@@ -27,7 +27,7 @@ def header_of(
     Args:
         machine: what was compiled for.
         threads: of a CPU.
-        device: the name of the GPU that is there.
+        device: the name of the GPU that is there, or of the processor; empty if it is not known.
         timing: how candidates are timed. With caches that are not as a network leaves them, what is
             measured is something else.
     """
@@ -42,6 +42,7 @@ def header_of(
         }
     else:
         target = {**machine.description, "cores": machine.cores, "threads": threads}
+        versions |= {"cpu": device} if device else {}
     return Header({**target, **(timing or Timing()).caches}, versions)
 
 

@@ -20,6 +20,7 @@ from alt.headers import header_of
 from alt.messages import Timing
 from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
+from alt.processor import model_here
 from alt.propagate import plan_layouts
 from alt.remote import RemoteRunner
 from alt.runner import Runner
@@ -165,6 +166,8 @@ def tune(
         servers.require()
         threads = threads or hardware.cores
         make = partial(RemoteRunner, rpc=rpc, key=key)
+    else:
+        name = model_here()
     path = Path(log) if log is not None else default_log_path(make_state_folder())
     network = fused(
         model,

@@ -33,7 +33,8 @@ class Header:
     Attributes:
         target: what decides which candidate is fastest, as JSON: processor and its features, cores
             and threads.
-        versions: of the programs that measured, by name.
+        versions: of the programs that measured, by name, and as `cpu` the model of the processor:
+            it is no part of the target, as what is best on one of its kind is replayed on others.
         schema: version of the format.
 
     Example:

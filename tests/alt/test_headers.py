@@ -8,12 +8,15 @@ Bugs the author planted, and what caught each:
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from equivalence import array, assert_same, model, node, run_reference
 
 import alt
 from alt.compiler import fused
 from alt.headers import header_of, with_caches
+from alt.processor import model_here
 from alt.replay import network_of_log
 from alt.target import resolve
 from tuner.config import Config
@@ -98,6 +101,8 @@ def test_caches_in_another_state_are_kept_apart_in_one_log_and_replayed(tmp_path
         replayed = network_of_log(fused(proto, threads=1), path, 1)
         assert (replayed.applied, replayed.variant) == (1, tuned.variant)
     assert len(set(targets)) == 2
+    versions = [h.versions for h in TuningLog.read(path).headers.values()]
+    assert [v.get("cpu", "") for v in versions] == [model_here()] * 2
     module = alt.compile(proto, threads=1, log=path)
     assert_same(module(**inputs), run_reference(proto, inputs), length=32)
 
@@ -117,3 +122,29 @@ def test_a_timing_that_makes_no_sense_is_refused(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(alt.AltError, match=f"timing with {name}={value}: give"):
         alt.Timing(**wrong)
+
+
+def test_the_model_of_the_processor_is_told_and_does_not_matter(tmp_path):
+    """A log that another machine of its kind goes on with."""
+    path, machine = tmp_path / "log.jsonl", resolve("llvm", 1)
+    one, other, unknown = (header_of(machine, 1, name) for name in ("EPYC 1", "EPYC 2", ""))
+    assert (one.versions["cpu"], other.versions["cpu"]) == ("EPYC 1", "EPYC 2")
+    assert "cpu" not in unknown.versions
+    assert one.target_id == other.target_id == unknown.target_id
+    candidates = [Candidate(Config({}), Config({"tile": n})) for n in (0, 1)]
+    for header, candidate in zip((one, other), candidates, strict=True):
+        log = TuningLog.open(path, header)
+        measured = Measurement(Status.ok, (1.0,))
+        log.append(header.record("a", candidate, measured, "2026-01-01T00:00:00+00:00"))
+    log = TuningLog.read(path)
+    assert list(log.headers.values()) == [one, other]
+    assert set(log.seen("a", unknown.target_id)) == set(candidates)
+    assert with_caches(unknown, log, KEYS, "network") == unknown
+
+
+def test_the_model_of_this_processor():
+    model = model_here()
+    assert model == model.strip() and "\n" not in model
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and "model name" in cpuinfo.read_text():
+        assert f": {model}\n" in cpuinfo.read_text()
