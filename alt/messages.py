@@ -154,9 +154,15 @@ class Named:
 
 @dataclass(frozen=True)
 class Refer:
-    """Compute the reference of a task; answered by an array, or a failure."""
+    """Compute the reference of a task; answered by an array, or a failure.
+
+    Attributes:
+        key: of the task.
+        seed: makes the inputs; None for those that candidates are run on.
+    """
 
     key: str
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,7 @@ class Check:
     named: Named
     seed: int
     timing: Timing
+    reference: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import tvm
 
 from alt.batch import Batch
 from alt.compiler import Model
-from alt.course import REFERENCE_SECONDS, WORK, Course
+from alt.course import REFERENCE_SECONDS, WORK, Course, no_reference
 from alt.errors import AltError
 from alt.memory import RecentArrays
-from alt.messages import Check, Convert, Job, Limits, Named, Request, Timing
+from alt.messages import Check, Convert, Job, Limits, Named, Refer, Reply, Request, Timing
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.pool import Hand, Pool
 from alt.storage import channels_blocked
@@ -133,6 +133,7 @@ class Runner:
                 than this, or than what was measured of the task before, is timed once only.
 
         Raises:
+            Unmeasurable: if there is no reference to compare with.
             AltError: if the task is not one of the network's, or no worker can be started.
         """
         pool = self._open(task.key)
@@ -163,10 +164,17 @@ class Runner:
             task: one of the network's.
             candidate: of the task.
             seed: makes the inputs.
+
+        Raises:
+            Unmeasurable: if there is no reference to compare with.
         """
         self._open(task.key)
-        seconds = self.limits.build_seconds + self.limits.run_seconds + REFERENCE_SECONDS
-        return self._alone(Check(Named.of(task.key, candidate), seed, self.timing), seconds)
+        reference = self._alone(Refer(task.key, seed), REFERENCE_SECONDS)
+        if isinstance(reference, Measurement):
+            raise no_reference(reference)
+        assert isinstance(reference, np.ndarray), reference
+        check = Check(Named.of(task.key, candidate), seed, self.timing, reference)
+        return self._measurement(check)
 
     def time_conversion(
         self,
@@ -192,7 +200,7 @@ class Runner:
         shape = tuple(shape)
         texts = [str(_layout(shape, layout)) for layout in (stored, wanted)]
         request = Convert(shape, dtype, texts[0], texts[1], self.timing)
-        return self._alone(request, self.limits.build_seconds + self.limits.run_seconds)
+        return self._measurement(request)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -248,7 +256,12 @@ class Runner:
             raise AltError(f"task {key} is not one of this network's {len(self._pool.keys)} tasks")
         return self._pool
 
-    def _alone(self, request: Request, seconds: float) -> Measurement:
+    def _measurement(self, request: Check | Convert) -> Measurement:
+        reply = self._alone(request, self.limits.build_seconds + self.limits.run_seconds)
+        assert isinstance(reply, Measurement), reply
+        return reply
+
+    def _alone(self, request: Request, seconds: float) -> Reply:
         """Ask one worker, while the others have nothing to do."""
         pool = self._open()
         pool.fill()
@@ -259,7 +272,6 @@ class Runner:
         except BaseException:
             pool.drop(pool.hands)
             raise
-        assert isinstance(reply, Measurement), reply
         return reply
 
 

@@ -215,7 +215,7 @@ def tune(
             tell("time conversions")
             finals.time_conversions(runner)
             tell("check the best on fresh inputs")
-            finals.check_best(runner, chosen.seed + 1)
+            finals.check_best(runner, chosen.seed + 1, outcome.given_up)
     # A GPU's kernels run behind the host's back, and were timed with weights as cold as there.
     if not outcome.interrupted and not gpu:
         tell("time the best within the network")

@@ -246,6 +246,8 @@ def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Ans
         lines.append(f"after    {milliseconds(after)} ms a call, {gain}")
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in outcome.where.items())
     lines += [f"spent    {spent}"] if spent else []
+    for key, reason in outcome.given_up.items():
+        lines.append(f"given up {tuned.tasks[key].name}: {reason}")
     if tuned.unsaved:
         lines.append(
             f"unsaved  {tuned.unsaved} measurements could not be written: make room, tune again"
@@ -272,6 +274,7 @@ def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Ans
                 "occurs": task.weight,
                 "default_seconds": _finite(outcome.default.get(key)),
                 "best_seconds": outcome.best[key].seconds if key in outcome.best else None,
+                "given_up": outcome.given_up.get(key),
             }
             for key, task in tuned.tasks.items()
         ],

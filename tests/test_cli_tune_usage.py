@@ -28,10 +28,11 @@ def asked(monkeypatch, tmp_path):
 
     def tune(model, target, **arguments):
         given.update(arguments, model=model, target=target)
-        task = SimpleNamespace(name="conv", weight=2)
+        tasks = {k: SimpleNamespace(name=n, weight=2) for k, n in (("a", "conv"), ("b", "dense"))}
         outcome = Outcome({"a": Incumbent(None, 1e-3)}, {"a": 2e-3}, 5, False, "5 trials were made")
+        outcome.given_up["b"] = "there is no reference"
         seconds = {"default": 2e-3, "joint": 1e-3, "loops": 1.5e-3}
-        return Tuned(arguments["log"], "joint", seconds, outcome, {"a": task, "b": task})
+        return Tuned(arguments["log"], "joint", seconds, outcome, tasks)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -69,6 +70,12 @@ def test_without_options_the_tuner_has_its_own_defaults(asked, capsys, tmp_path)
     answer = json.loads(capsys.readouterr().out)
     assert (answer["gain"], answer["variant"], answer["trials"]) == (2.0, "joint", 5)
     assert [t["best_seconds"] for t in answer["tasks"]] == [1e-3, None]
+    assert [t["given_up"] for t in answer["tasks"]] == [None, "there is no reference"]
+
+
+def test_tasks_that_were_given_up_are_said(asked, capsys):
+    assert main(["tune", "m.onnx"]) == 0
+    assert "\ngiven up dense: there is no reference\n" in capsys.readouterr().out
 
 
 def test_as_much_is_flushed_as_the_last_cache_holds(asked, monkeypatch):
