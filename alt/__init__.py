@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from alt.checking import check
     from alt.compiler import compile  # noqa: A004
     from alt.errors import AltError
+    from alt.messages import Timing
     from alt.module import Module
     from alt.tuning import Tuned, tune
     from tuner.options import Options
 
-__all__ = ["AltError", "Module", "Options", "Tuned", "check", "compile", "load", "tune"]
+__all__ = ["AltError", "Module", "Options", "Timing", "Tuned", "check", "compile", "load", "tune"]
 
 _HOMES = {
     "AltError": "alt.errors",
@@ -27,6 +28,7 @@ _HOMES = {
     "compile": "alt.compiler",
     "load": "alt.artifact",
     "Options": "tuner.options",
+    "Timing": "alt.messages",
     "Tuned": "alt.tuning",
     "tune": "alt.tuning",
 }

@@ -125,6 +125,11 @@ def minutes(text: str) -> float:
     return _number(text, "a number of minutes above 0", lambda value: 0 < value < inf)
 
 
+def milliseconds(text: str) -> float:
+    """A time above zero, in milliseconds."""
+    return _number(text, "a number of milliseconds above 0", lambda value: 0 < value < inf)
+
+
 def share(text: str) -> float:
     """A part of a whole, from 0 to 1."""
     return _number(text, "a number from 0 to 1", lambda value: 0 <= value <= 1)

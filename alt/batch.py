@@ -70,7 +70,7 @@ class Batch(Generic[Hand]):
     def separate(self, numbers: Sequence[int]) -> None:
         """These could not be built together: build each alone, to see which one cannot be built."""
         self.together = 1
-        self._todo.extend(n for n in numbers if n not in self.results)
+        self._todo.extend(numbers)
 
     def to_run(self, hand: Hand, busy: bool) -> int | None:
         """The next candidate for a worker to run.
@@ -96,8 +96,7 @@ class Batch(Generic[Hand]):
 
     def built(self, hand: Hand, number: int) -> None:
         """A worker holds a candidate."""
-        if number not in self.results:
-            self._held[number] = hand
+        self._held[number] = hand
 
     def ran(self, number: int, measurement: Measurement) -> None:
         """A candidate was timed, or failed."""
@@ -113,13 +112,6 @@ class Batch(Generic[Hand]):
         """Nothing more is to be done for a candidate."""
         self.results[number] = measurement
         self._held.pop(number, None)
-
-    def give_up(self, reason: Measurement) -> None:
-        """Nothing more is to be done for any candidate that has no result."""
-        self._todo.clear()
-        for number in range(self.count):
-            if number not in self.results:
-                self.finish(number, reason)
 
     def lose(self, hand: Hand) -> None:
         """A worker died: what it held is to be built again."""

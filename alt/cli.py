@@ -1,7 +1,7 @@
 """The command line: `alt compile|tune|replay|report|run|explain|check|bench|logs`.
 
-The only place that reads the environment and sets up logging. Results go to standard output,
-progress and errors to standard error. Exit codes: 0 fine, 1 what was asked cannot be done (or
+The only place that sets up logging. Results go to standard output, progress and errors to standard
+error. Exit codes: 0 fine, 1 what was asked cannot be done (or
 `alt check` says no), 2 the command line itself is wrong, 130 interrupted.
 """
 
@@ -14,18 +14,12 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from alt.errors import AltError
+from alt.state import state_folder
 from alt.usage import parser_of
 from alt.watch import Progress
 from tuner.errors import TuningError
-
-
-def _state_folder() -> Path:
-    """Where this user's state is kept, after the XDG base directory specification."""
-    named = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".local" / "state") / "alt"
 
 
 def _for_command_line(message: str) -> str:
@@ -55,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = parser_of(_state_folder()).parse_args(argv)
+    options = parser_of(state_folder()).parse_args(argv)
     for name in ("shape", "constant", "input"):
         if hasattr(options, name):
             setattr(options, name, dict(getattr(options, name)))

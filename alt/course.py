@@ -12,6 +12,7 @@ import numpy as np
 from alt.batch import Batch
 from alt.messages import Build, Built, Limits, Named, Refer, Reply, Request, Run, Timing
 from alt.pool import TOO_LONG, Hand, Pool
+from tuner.errors import Unmeasurable
 from tuner.task import Candidate, Measurement, Status
 
 REFERENCE_SECONDS = 120.0
@@ -50,7 +51,11 @@ class Course:
     _build_seconds: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Measure all; the results are in the batch."""
+        """Measure all; the results are in the batch.
+
+        Raises:
+            Unmeasurable: there is no reference.
+        """
         while self._doing or not self.batch.done:
             for lost in self.pool.fill():
                 self.batch.lose(lost)
@@ -98,9 +103,7 @@ class Course:
                 self.reference = reply
                 hand.knows = self.key
             case Refer(), Measurement():
-                # Nothing can be believed of this task.
-                reason = replace(reply, message=f"there is no reference: {reply.message}")
-                self.batch.give_up(reason)
+                raise no_reference(reply)
             case Build(numbers), Built(seconds):
                 for number in numbers:
                     self.batch.built(hand, number)
@@ -114,6 +117,14 @@ class Course:
                 found = _explained("running", reply, self.limits)
                 seconds = self._build_seconds[number]
                 self.batch.ran(number, replace(found, build_seconds=seconds))
+
+
+def no_reference(why: Measurement) -> Unmeasurable:
+    """What to raise of a task whose reference failed like this."""
+    reason = why.message
+    if reason == TOO_LONG:
+        reason = f"computing it took more than {REFERENCE_SECONDS:g} s"
+    return Unmeasurable(f"there is no reference to compare candidates with: {reason}")
 
 
 def _explained(doing: str, found: Measurement, limits: Limits) -> Measurement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -32,6 +32,7 @@ from alt.select import RIVALS, VARIANTS, Choices, Label, Variant, choices_of
 from alt.servers import Servers
 from alt.tasks import KernelTask
 from tuner.config import Config
+from tuner.errors import Unmeasurable
 from tuner.log import TuningLog
 from tuner.records import Header
 from tuner.task import Candidate, Measurement, Status
@@ -75,13 +76,27 @@ class Finals:
     servers: Servers | None
     device: int | str | None = None
 
-    def check_best(self, runner: Runner, seed: int) -> None:
-        """Compare what the network is to use on fresh inputs; if it is wrong, the next fastest."""
+    def check_best(self, runner: Runner, seed: int, given_up: Iterable[str] = ()) -> None:
+        """Compare what the network is to use on fresh inputs; if it is wrong, the next fastest.
+
+        Args:
+            runner: that checks.
+            seed: makes the inputs.
+            given_up: tasks by key that cannot be checked.
+        """
+        unmeasurable = set(given_up)
         checked: set[tuple[str, Candidate]] = set()
         while used := [each for each in self._used() if each not in checked]:
             for key, candidate in used:
+                if key in unmeasurable:
+                    continue
                 task = self.tasks[key]
-                measurement = runner.check(task, candidate, seed)
+                try:
+                    measurement = runner.check(task, candidate, seed)
+                except Unmeasurable as problem:
+                    _LOGGER.warning("%s is not checked on fresh inputs: %s", task.name, problem)
+                    unmeasurable.add(key)
+                    continue
                 self._note(key, candidate, measurement, task.name)
                 if measurement.status is Status.wrong:
                     text = measurement.message

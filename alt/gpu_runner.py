@@ -90,7 +90,7 @@ class GpuRunner(Runner):
                 layouts=layouts,
                 workers=workers,
                 timing=timing,
-                limits=limits or LIMITS,
+                limits=limits or LIMITS.allowing(timing or Timing()),
                 seed=seed,
                 setup=setup,
                 precision=precision,

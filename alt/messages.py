@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from alt.errors import AltError
 from alt.policies import LayoutPolicy
 from tuner.config import Answer, Config
 from tuner.task import Candidate, Measurement
 
 Answers = Mapping[str, Answer]
+
+_MOST_FLUSHED = (1 << 31) - 1
+"""TVM counts these bytes in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,18 @@ class Timing:
     Attributes:
         repeats: samples of a candidate.
         min_seconds: a sample is the mean of as many calls as take this long.
-        flush_bytes: so much memory is written before a sample, which then is a single call with
-            cold caches; 0 for warm ones.
+        flush_bytes: so much memory is read and as much written before a sample, which then is a
+            single call with cold caches; 0 for warm ones.
         hopeless: a candidate that takes so many times the best known time gets a single sample.
         cold_weights: use weights that were last used as long ago as in the network, see
             `alt.timing`; on this machine only.
+
+    Raises:
+        AltError: if a number makes no sense.
+
+    Example:
+        >>> Timing(repeats=9).caches, Timing(flush_bytes=32 << 20).caches
+        ({}, {'flush_bytes': 33554432})
     """
 
     repeats: int = 3
@@ -67,6 +79,27 @@ class Timing:
     flush_bytes: int = 0
     hopeless: float = 1.5
     cold_weights: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if self.repeats < 1:
+            raise AltError(f"timing with repeats={self.repeats}: give at least 1")
+        if not 0 <= self.min_seconds < inf:
+            raise AltError(f"timing with min_seconds={self.min_seconds}: give 0 or more")
+        if not 0 <= self.flush_bytes <= _MOST_FLUSHED:
+            raise AltError(
+                f"timing with flush_bytes={self.flush_bytes}: give 0 to {_MOST_FLUSHED}; the size "
+                "of the last cache is enough"
+            )
+        if not self.hopeless >= 1:
+            raise AltError(f"timing with hopeless={self.hopeless}: give at least 1")
+
+    @property
+    def caches(self) -> dict[str, Any]:
+        """The state of caches that candidates find, by what is not as usual."""
+        if self.flush_bytes:
+            return {"flush_bytes": self.flush_bytes}
+        return {} if self.cold_weights else {"cold_weights": False}
 
 
 @dataclass(frozen=True)
@@ -82,6 +115,19 @@ class Limits:
     build_seconds: float = 10.0
     run_seconds: float = 10.0
     memory_bytes: int | None = None
+
+    def allowing(self, timing: Timing) -> Limits:
+        """These, with more time for running where there are more or longer samples than usual.
+
+        Example:
+            >>> Limits().allowing(Timing()) == Limits()
+            True
+            >>> Limits().allowing(Timing(repeats=30, min_seconds=1.004)).run_seconds
+            160.0
+        """
+        often = max(1.0, timing.repeats / Timing.repeats)
+        longer = 2 * Timing.repeats * max(0.0, timing.min_seconds - Timing.min_seconds)
+        return replace(self, run_seconds=often * (self.run_seconds + longer))
 
 
 @dataclass(frozen=True)
@@ -108,9 +154,15 @@ class Named:
 
 @dataclass(frozen=True)
 class Refer:
-    """Compute the reference of a task; answered by an array, or a failure."""
+    """Compute the reference of a task; answered by an array, or a failure.
+
+    Attributes:
+        key: of the task.
+        seed: makes the inputs; None for those that candidates are run on.
+    """
 
     key: str
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +204,7 @@ class Check:
     named: Named
     seed: int
     timing: Timing
+    reference: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def features_of(target: Any) -> list[str]:
 def features_here() -> frozenset[str]:
     """The features that this machine offers; what a hypervisor hides is not among them."""
     names = _FEATURES.get(architecture(), {})
-    listed = _listed_by_linux()
+    listed = _said_by_linux("flags", "Features").split()
     if listed:
         return frozenset(name for name, flag in names.items() if flag in listed)
     cpu = tvm.get_global_func("target.llvm_get_system_cpu", allow_missing=True)
@@ -85,16 +85,22 @@ def features_here() -> frozenset[str]:
     return frozenset(features_of(tvm.target.Target({"kind": "llvm", "mcpu": str(cpu())})))
 
 
-def _listed_by_linux() -> frozenset[str]:
+def model_here() -> str:
+    """What the maker calls this machine's processor; empty where the system does not say."""
+    return _said_by_linux("model name") or platform.processor()
+
+
+def _said_by_linux(*names: str) -> str:
+    """The first entry of one of these names; empty where there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return frozenset()
+        return ""
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+        if key.strip() in names:
+            return value.strip()
+    return ""
 
 
 def refusal(

@@ -85,7 +85,7 @@ class RemoteRunner(Runner):
             raise AltError(f"cannot measure on {devices} devices: give at least 1")
         self.servers = Servers.parse(rpc, key)
         registered = self.servers.require(devices)
-        limits = limits or Limits()
+        limits = limits or Limits().allowing(timing or Timing())
         self._wait_seconds = wait_seconds
         self._session_seconds = limits.run_seconds
         super().__init__(

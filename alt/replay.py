@@ -10,27 +10,19 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from alt.compiler import Fused
-from alt.cuda.code import device_refusal
-from alt.cuda.gpu import Gpu, device_of
-from alt.features import NAMES
-from alt.gpu_features import NAMES as GPU_NAMES
+from alt.headers import header_for_replay, with_caches
 from alt.kernels import Kernel
 from alt.policies import JOINT, LayoutPolicy
 from alt.propagate import plan_layouts
 from alt.select import MARGIN, VARIANTS, Choices, Conversion, Label, Variant, choices_of
-from alt.target import Hardware
 from alt.tasks import KernelTask, tasks_of
-from tuner.errors import TuningError
-from tuner.experience import FEATURES
 from tuner.log import TuningLog
 from tuner.records import Header
 from tuner.replay import choose_best
@@ -62,81 +54,6 @@ class Replayed:
     missing: tuple[str, ...]
 
 
-def header_of(machine: Hardware, threads: int, device: str = "") -> Header:
-    """What measurements on this machine are good for.
-
-    Args:
-        machine: what was compiled for.
-        threads: of a CPU.
-        device: the name of the GPU that is there.
-    """
-    names = GPU_NAMES if isinstance(machine, Gpu) else NAMES
-    versions = {
-        "alt": metadata.version("alt-compiler"),
-        "tvm": metadata.version("apache-tvm"),
-        FEATURES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:10],
-    }
-    if isinstance(machine, Gpu):
-        target: dict[str, Any] = {
-            "kind": "cuda",
-            "arch": machine.arch,
-            "device": device,
-            "cores": machine.cores,
-            "precision": machine.precision,
-        }
-    else:
-        target = {**machine.description, "cores": machine.cores, "threads": threads}
-    return Header(target, versions)
-
-
-def header_for_replay(
-    log: TuningLog, machine: Hardware, threads: int, device: int | str | None = None
-) -> Header:
-    """The header whose measurements a network is to be replayed from.
-
-    The number of multiprocessors of a GPU may differ: it is what defaults depend on, and a log has
-    all answers. For a GPU that is not here, measurements of any GPU of its kind will do, if they
-    are of one.
-
-    Args:
-        log: with measurements.
-        machine: what is compiled for.
-        threads: of a CPU.
-        device: the GPU that the network will run on; the first one by default.
-
-    Raises:
-        TuningError: if there is no GPU here, and the log is of several that would fit.
-    """
-    if not isinstance(machine, Gpu):
-        return header_of(machine, threads)
-    here = device_of(device)
-    is_here = device_refusal(machine.arch, here) is None
-    own = header_of(machine, threads, str(here.device_name) if is_here else "")
-    fitting = {
-        h.target_id: h
-        for h in log.headers.values()
-        if _kind(h) == _kind(own) and (not is_here or h.target["device"] == own.target["device"])
-    }
-    if own.target_id in fitting:
-        return own
-    if len(fitting) > 1:
-        names = ", ".join(sorted(_named(header) for header in fitting.values()))
-        raise TuningError(
-            f"replay of the log {log.path}: it was measured on {names}, and none of them is here "
-            "to say which is meant; give a log of one of them"
-        )
-    return next(iter(fitting.values()), own)
-
-
-def _kind(header: Header) -> dict[str, Any]:
-    """What code was measured for, whichever GPU of that kind it ran on."""
-    return {k: v for k, v in header.target.items() if k not in ("device", "cores")}
-
-
-def _named(header: Header) -> str:
-    return f"{header.target['device']} ({header.target['cores']} multiprocessors)"
-
-
 def network_of_log(
     network: Fused,
     log: str | Path,
@@ -163,9 +80,10 @@ def network_of_log(
     """
     machine = network.machine
     records = TuningLog.read(Path(log))
-    header = header_for_replay(records, machine, threads, device)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
     tasks = tasks_of(network.kernels, network.graph.constants, machine, plan, policy, winograd)
+    plain = header_for_replay(records, machine, threads, device)
+    header = with_caches(plain, records, tasks, network_key(tasks))
     measured, placed = measured_in(records, tasks, header), placed_in(records, tasks, header)
     choices = choices_of(network.graph, network.kernels, tasks, measured, placed)
     applied = choose_best(

@@ -96,7 +96,7 @@ def _target(report: Report) -> str:
     target = report.header.target
     main = ", ".join(
         f"{name} {target[name]}"
-        for name in ("mcpu", "device", "threads", "cores")
+        for name in ("mcpu", "device", "threads", "cores", "flush_bytes")
         if name in target
     )
     versions = ", ".join(f"{name} {version}" for name, version in report.header.versions.items())

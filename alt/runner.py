@@ -18,10 +18,10 @@ import tvm
 
 from alt.batch import Batch
 from alt.compiler import Model
-from alt.course import REFERENCE_SECONDS, WORK, Course
+from alt.course import REFERENCE_SECONDS, WORK, Course, no_reference
 from alt.errors import AltError
 from alt.memory import RecentArrays
-from alt.messages import Check, Convert, Job, Limits, Named, Request, Timing
+from alt.messages import Check, Convert, Job, Limits, Named, Refer, Reply, Request, Timing
 from alt.policies import JOINT, LayoutPolicy, policy_of
 from alt.pool import Hand, Pool
 from alt.storage import channels_blocked
@@ -49,7 +49,8 @@ class Runner:
         layouts: which layouts there are.
         workers: processes that build at the same time; one a physical core by default.
         timing: how long and how often candidates run.
-        limits: what they may take; those that are built together share the time for one.
+        limits: what they may take; those that are built together share the time for one. By default
+            as much as `timing` needs.
         overlap: build and run at the same time: faster, and times are worth little.
         seed: makes the inputs that results are compared on.
         setup: `module:function` that changes the tasks in the workers; for tests.
@@ -89,7 +90,7 @@ class Runner:
         size = workers or physical_cores()
         self._machine = machine
         self.timing = timing or Timing()
-        self.limits = limits or Limits()
+        self.limits = limits or Limits().allowing(self.timing)
         self.overlap = overlap
         self.spent = dict.fromkeys(WORK, 0.0)
         """Seconds of workers by what they did."""
@@ -132,6 +133,7 @@ class Runner:
                 than this, or than what was measured of the task before, is timed once only.
 
         Raises:
+            Unmeasurable: if there is no reference to compare with.
             AltError: if the task is not one of the network's, or no worker can be started.
         """
         pool = self._open(task.key)
@@ -162,10 +164,17 @@ class Runner:
             task: one of the network's.
             candidate: of the task.
             seed: makes the inputs.
+
+        Raises:
+            Unmeasurable: if there is no reference to compare with.
         """
         self._open(task.key)
-        seconds = self.limits.build_seconds + self.limits.run_seconds + REFERENCE_SECONDS
-        return self._alone(Check(Named.of(task.key, candidate), seed, self.timing), seconds)
+        reference = self._alone(Refer(task.key, seed), REFERENCE_SECONDS)
+        if isinstance(reference, Measurement):
+            raise no_reference(reference)
+        assert isinstance(reference, np.ndarray), reference
+        check = Check(Named.of(task.key, candidate), seed, self.timing, reference)
+        return self._measurement(check)
 
     def time_conversion(
         self,
@@ -191,7 +200,7 @@ class Runner:
         shape = tuple(shape)
         texts = [str(_layout(shape, layout)) for layout in (stored, wanted)]
         request = Convert(shape, dtype, texts[0], texts[1], self.timing)
-        return self._alone(request, self.limits.build_seconds + self.limits.run_seconds)
+        return self._measurement(request)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -247,7 +256,12 @@ class Runner:
             raise AltError(f"task {key} is not one of this network's {len(self._pool.keys)} tasks")
         return self._pool
 
-    def _alone(self, request: Request, seconds: float) -> Measurement:
+    def _measurement(self, request: Check | Convert) -> Measurement:
+        reply = self._alone(request, self.limits.build_seconds + self.limits.run_seconds)
+        assert isinstance(reply, Measurement), reply
+        return reply
+
+    def _alone(self, request: Request, seconds: float) -> Reply:
         """Ask one worker, while the others have nothing to do."""
         pool = self._open()
         pool.fill()
@@ -258,7 +272,6 @@ class Runner:
         except BaseException:
             pool.drop(pool.hands)
             raise
-        assert isinstance(reply, Measurement), reply
         return reply
 
 

@@ -16,21 +16,23 @@ from alt.cuda.gpu import Gpu
 from alt.errors import AltError
 from alt.finals import Finals, now
 from alt.gpu_runner import GpuRunner, require_here
+from alt.headers import header_of
+from alt.messages import Timing
 from alt.module import Module
 from alt.policies import JOINT, LayoutPolicy, policy_of
+from alt.processor import model_here
 from alt.propagate import plan_layouts
 from alt.remote import RemoteRunner
-from alt.replay import header_of
 from alt.runner import Runner
 from alt.select import Variant
 from alt.servers import Servers
+from alt.state import make_state_folder
 from alt.target import physical_cores, resolve
 from alt.tasks import KernelTask, tasks_of
 from alt.verify import verify as compare
 from tuner.boosted import Boosted
-from tuner.contents import Contents
 from tuner.driver import Outcome, Round, tune_tasks
-from tuner.log import TuningLog
+from tuner.log import TuningLog, default_log_path
 from tuner.options import Options
 
 _STAGES = (
@@ -51,7 +53,7 @@ class Tuned:
     """What tuning a network found.
 
     Attributes:
-        log: where the measurements are; None if they were kept in memory only.
+        log: where the measurements are.
         variant: what the network uses: `joint`, `loops`, or `default` where nothing was faster.
         seconds: the time of a call of each variant, measured in turns.
         outcome: what the search of the tasks found.
@@ -60,7 +62,7 @@ class Tuned:
         unsaved: measurements that could not be written into the log.
     """
 
-    log: Path | None
+    log: Path
     variant: Variant
     seconds: Mapping[Variant, float]
     outcome: Outcome
@@ -89,6 +91,7 @@ def tune(
     winograd: bool = True,
     layouts: str | LayoutPolicy = JOINT,
     options: Options | None = None,
+    timing: Timing | None = None,
     others: Sequence[str | Path] = (),
     verify: bool = True,
     observe: Callable[[Round], None] | None = None,
@@ -107,7 +110,10 @@ def tune(
         minutes: how long to search; the network is then built and timed, which takes some more.
         trials: how many candidates to measure. Whichever of the two ends first ends the search;
             with neither it ends when nothing moves any more.
-        log: a file of measurements. If it exists, the search goes on where it ended.
+        log: a file of measurements. If it exists, the search goes on where it ended. Without one it
+            is the log that the command line uses, too, `measurements.jsonl` in the folder of the
+            user's state (`$XDG_STATE_HOME/alt` or `~/.local/state/alt`): what one network's tuning
+            found out about a kernel serves every network that has it.
         shapes: shapes for inputs that have dynamic dimensions.
         constants: contents for inputs that are to be fixed.
         threads: threads to use; one a physical core by default.
@@ -115,6 +121,9 @@ def tune(
         layouts: which layouts there are; see `alt.policies`.
         options: shares of the budget and methods; its trials and seconds are overridden by
             `trials` and `minutes` where these are given.
+        timing: how long and how often a candidate is run. What is measured with caches in another
+            state than a network leaves them is kept apart in the log, and replay uses one or the
+            other.
         others: more logs that the cost model learns from.
         verify: compare the tuned network with ONNX Runtime (or ONNX's reference).
         observe: called after every round of measurements.
@@ -127,8 +136,8 @@ def tune(
         device: the GPU to measure on, by number or name; the first one by default.
 
     Raises:
-        AltError: if the model cannot be compiled, the tuned network computes something else, or
-            there is no server or GPU to measure on.
+        AltError: if the model cannot be compiled, the tuned network computes something else, there
+            is no server or GPU to measure on, or no folder for a log that was not named.
         TuningError: if the log cannot be used.
     """
 
@@ -157,6 +166,9 @@ def tune(
         servers.require()
         threads = threads or hardware.cores
         make = partial(RemoteRunner, rpc=rpc, key=key)
+    else:
+        name = model_here()
+    path = Path(log) if log is not None else default_log_path(make_state_folder())
     network = fused(
         model,
         target,
@@ -169,9 +181,8 @@ def tune(
     tell("prepare")
     machine = network.machine
     count = threads or min(machine.cores, physical_cores())
-    header = header_of(machine, count, name)
-    path = Path(log) if log is not None else None
-    records = TuningLog.open(path, header) if path is not None else TuningLog(Contents({}, (), ()))
+    header = header_of(machine, count, name, timing)
+    records = TuningLog.open(path, header)
     learnt = [TuningLog.read(Path(p)) for p in others]
     chosen = _with_budget(options or Options(), minutes, trials)
     plan = plan_layouts(network.graph, network.kernels, machine, winograd, policy)
@@ -184,6 +195,7 @@ def tune(
         threads=threads,
         winograd=winograd,
         layouts=policy,
+        timing=timing,
         precision=precision,
     ) as runner:
         outcome = tune_tasks(
@@ -203,7 +215,7 @@ def tune(
             tell("time conversions")
             finals.time_conversions(runner)
             tell("check the best on fresh inputs")
-            finals.check_best(runner, chosen.seed + 1)
+            finals.check_best(runner, chosen.seed + 1, outcome.given_up)
     # A GPU's kernels run behind the host's back, and were timed with weights as cold as there.
     if not outcome.interrupted and not gpu:
         tell("time the best within the network")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import alt
 from alt.arguments import ArrayFile
 from alt.compiler import assemble, fused
 from alt.errors import AltError
+from alt.messages import Timing
 from alt.policies import JOINT, policy_of
 from alt.report import reports_of
 from alt.report_page import page
-from alt.target import Machine, physical_cores, resolve
+from alt.state import make_state_folder
+from alt.target import Machine, last_cache_bytes, physical_cores, resolve
 from alt.verbs import (
     Answer,
     artifact_of,
@@ -45,12 +48,16 @@ _STAGES = ("import", "simplify", "fuse", "layouts", "build")
 def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     """`alt tune`."""
     methods = _methods(options)
-    _make_state_folder(options)
+    if options.log == options.usual_log:
+        make_state_folder()
+    else:
+        require_folder(options.log)
     if methods.agent is not None:
         require_folder(methods.agent)
     if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
         # The servers' cores, not this machine's.
         options.threads = options.threads or machine.cores
+    timing = _timing(options)
     seconds = options.minutes * 60 if options.minutes is not None else None
     progress.tuning(Budget(options.trials, seconds))
     rounds = 0
@@ -75,6 +82,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
                 winograd=options.winograd,
                 layouts=options.layouts,
                 options=methods,
+                timing=timing,
                 others=options.also_learn_from,
                 verify=options.verify,
                 observe=observe,
@@ -177,19 +185,6 @@ def report_log(options: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(f"{output}: {tasks} tasks, {measured} measurements", data)
 
 
-def _make_state_folder(options: argparse.Namespace) -> None:
-    """Make the folder of the user's own log if it is meant; other folders must be there."""
-    if options.log != options.usual_log:
-        require_folder(options.log)
-        return
-    try:
-        options.log.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AltError(
-            f"cannot make {options.log.parent}: {error.strerror}; name a log with --log"
-        ) from error
-
-
 def _methods(options: argparse.Namespace) -> Options:
     return Options(
         batch=options.batch,
@@ -199,6 +194,27 @@ def _methods(options: argparse.Namespace) -> Options:
         seed=options.seed,
         agent=options.agent,
     )
+
+
+def _timing(options: argparse.Namespace) -> Timing:
+    flushed = 0
+    if options.flush_cache:
+        if options.rpc is not None:
+            raise AltError(
+                "--flush-cache needs the size of a cache, and those of servers are not known here: "
+                "leave it out, or give alt.tune timing=alt.Timing(flush_bytes=...)"
+            )
+        if options.min_milliseconds is not None:
+            raise AltError(
+                f"--min-milliseconds {options.min_milliseconds:g} is for samples of many calls, "
+                "and with --flush-cache a sample is one call: leave out one of them"
+            )
+        machine = resolve(options.target, device=options.device)
+        flushed = last_cache_bytes() if isinstance(machine, Machine) else machine.l2_bytes
+    timing = Timing(repeats=options.repeats, flush_bytes=flushed)
+    if options.min_milliseconds is not None:
+        timing = replace(timing, min_seconds=options.min_milliseconds * 1e-3)
+    return timing
 
 
 @contextmanager
@@ -234,6 +250,8 @@ def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Ans
         lines.append(f"after    {milliseconds(after)} ms a call, {gain}")
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in outcome.where.items())
     lines += [f"spent    {spent}"] if spent else []
+    for key, reason in outcome.given_up.items():
+        lines.append(f"given up {tuned.tasks[key].name}: {reason}")
     if tuned.unsaved:
         lines.append(
             f"unsaved  {tuned.unsaved} measurements could not be written: make room, tune again"
@@ -260,6 +278,7 @@ def _found(options: argparse.Namespace, tuned: alt.Tuned, seconds: float) -> Ans
                 "occurs": task.weight,
                 "default_seconds": _finite(outcome.default.get(key)),
                 "best_seconds": outcome.best[key].seconds if key in outcome.best else None,
+                "given_up": outcome.given_up.get(key),
             }
             for key, task in tuned.tasks.items()
         ],

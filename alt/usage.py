@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from alt import arguments, logs, tuning_verbs, verbs
 from alt.cuda.gpu import PRECISIONS
+from alt.messages import Timing
 from alt.policies import JOINT, POLICIES
 from alt.watch import Progress
 from tuner.log import default_log_path
@@ -291,6 +292,13 @@ def _tune(parser: argparse.ArgumentParser, usual: Path) -> None:
     _target(parser)
     _device(parser)
     _layouts(parser)
+    add = parser.add_argument_group("measuring").add_argument
+    repeats = "samples of a candidate; default: %(default)s"
+    add("--repeats", type=arguments.positive, default=Timing.repeats, metavar="N", help=repeats)
+    calls = f"so long the calls of a sample take together; default: {1e3 * Timing.min_seconds:g}"
+    add("--min-milliseconds", type=arguments.milliseconds, metavar="X", help=calls)
+    flush = "time single calls, each after as much memory as the last cache holds was written"
+    add("--flush-cache", action="store_true", help=flush)
     methods = parser.add_argument_group("methods")
     add = methods.add_argument
     for name, what in (("layouts", "layout"), ("loops", "loop")):

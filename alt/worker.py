@@ -144,8 +144,8 @@ class Worker:
 
     def _do(self, request: Request) -> Reply:
         match request:
-            case Refer(key):
-                return self._reference(key)
+            case Refer(key, seed):
+                return self._reference(key, seed)
             case Build(numbers, named):
                 start = time.perf_counter()
                 self.held.update(zip(numbers, self._built(named), strict=True))
@@ -166,7 +166,9 @@ class Worker:
             self.inputs[key] = random_values(self.tasks[key].inputs, self.job.seed)
             self.current = key
 
-    def _reference(self, key: str) -> np.ndarray:
+    def _reference(self, key: str, seed: int | None) -> np.ndarray:
+        if seed is not None:
+            return self._expected(key, random_values(self.tasks[key].inputs, seed))
         self._select(key)
         if key not in self.references:
             self.references[key] = self._expected(key, self.inputs[key])
@@ -209,9 +211,8 @@ class Worker:
         (held,) = self._built([request.named])
         seconds = time.perf_counter() - start
         values = random_values(held.inputs, request.seed)
-        reference = self._expected(held.key, values)
         ready = runnable(held.program, values, [held.output])
-        found = self._measured(held, ready, reference, request.timing)
+        found = self._measured(held, ready, request.reference, request.timing)
         return replace(found, build_seconds=seconds)
 
     def _convert(self, request: Convert) -> Measurement:

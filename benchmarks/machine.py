@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from alt.processor import model_here
 from benchmarks.baselines import installed_versions
 
 
@@ -38,19 +38,10 @@ def physical_cores() -> int:
     return max(1, min(physical, allowed))
 
 
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def this_machine() -> Machine:
     """The facts of the machine that this runs on."""
     return Machine(
-        cpu=_cpu_model(),
+        cpu=model_here() or platform.machine(),
         physical_cores=physical_cores(),
         logical_cores=os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,

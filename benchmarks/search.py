@@ -22,7 +22,7 @@ from alt.errors import AltError
 from alt.module import Module
 from alt.target import resolve
 from alt.verify import verify
-from benchmarks.metaschedule import Operator, Scheduled, search_by_metaschedule
+from benchmarks.metaschedule import Operator, search_by_metaschedule
 from benchmarks.protocol import TOLERANCE, Plan, Timing, interleave, median_ratio
 from tuner.errors import TuningError
 from tuner.options import Options
@@ -115,15 +115,18 @@ def searched(
     """Tune a model one way, from nothing; a failure is a result too."""
     start = time.monotonic()
     try:
-        tuned = alt.tune(
-            model,
-            trials=budget.trials,
-            minutes=budget.minutes,
-            threads=threads,
-            layouts=way.policy,
-            options=replace(way.options, seed=seed),
-            verify=False,
-        )
+        # With a log of its own: what others found would be an advantage.
+        with tempfile.TemporaryDirectory() as folder:
+            tuned = alt.tune(
+                model,
+                trials=budget.trials,
+                minutes=budget.minutes,
+                log=Path(folder) / "log.jsonl",
+                threads=threads,
+                layouts=way.policy,
+                options=replace(way.options, seed=seed),
+                verify=False,
+            )
     except (AltError, TuningError) as error:
         return Found(way.name, problem=str(error)), None
     if tuned.module is None or tuned.outcome.interrupted:

@@ -11,7 +11,11 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def environment() -> dict[str, str]:
+    """For processes that import these packages."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def alt(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -19,7 +23,7 @@ def alt(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "alt", *map(str, arguments)],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

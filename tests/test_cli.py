@@ -10,7 +10,7 @@ import time
 
 import onnx
 import pytest
-from command_line import ENVIRONMENT, alt, assert_refused, convolution, model_of, value
+from command_line import alt, assert_refused, convolution, environment, model_of, value
 from onnx import TensorProto, external_data_helper, helper
 
 from alt.cli import main
@@ -201,7 +201,7 @@ def test_interrupt_ends_with_130_and_leaves_nothing(folder):
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -234,7 +234,7 @@ def test_a_reader_that_has_enough_is_no_error(folder):
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from command_line import ENVIRONMENT, alt, convolution
+from command_line import alt, convolution, environment
 
 import alt as library
 from alt.cli import main
@@ -150,7 +150,7 @@ def test_interrupt_keeps_everything_and_names_the_next_command(tmp_path, capsys,
     process = subprocess.Popen(
         [sys.executable, "-m", "alt", "tune", "model.onnx", "--log", "log.jsonl", "--minutes", "9"],
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

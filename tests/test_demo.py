@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from command_line import ENVIRONMENT, convolution
+from command_line import convolution, environment
 
 import alt
 from benchmarks import demo
@@ -20,7 +20,7 @@ def test_every_step_passes_on_a_small_network(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.demo", "--network", "light_squeezenet", "--rounds", "2"],
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 
 from tuner.budget import Budget
 from tuner.cost_model import CostModel, Group
+from tuner.errors import Unmeasurable
 from tuner.experience import INSTANT, LEAST, experience
 from tuner.joint import Incumbent, Stage, TaskSearch
 from tuner.log import TuningLog
@@ -18,6 +20,8 @@ from tuner.options import Options
 from tuner.pretraining import agent_of, keep
 from tuner.records import Header
 from tuner.task import Candidate, Measurement, Measurer, Status, Task
+
+_LOGGER = logging.getLogger(__name__)
 
 REMEASURED = 3
 """How many of the fastest candidates of a task are measured again at the end, and the default."""
@@ -67,6 +71,7 @@ class Outcome:
         interrupted: whether the user ended it.
         reason: why it ended.
         where: seconds spent: `measuring`, and `searching` for everything else.
+        given_up: tasks by key of which nothing could be measured, and why.
     """
 
     best: dict[str, Incumbent] = field(default_factory=dict[str, Incumbent])
@@ -75,6 +80,7 @@ class Outcome:
     interrupted: bool = False
     reason: str = ""
     where: dict[str, float] = field(default_factory=dict[str, float])
+    given_up: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def tune_tasks(
@@ -186,6 +192,9 @@ class _Run:
             batch = search.ask(self.budget.affordable(trials, elapsed, self._owed))
             stage = search.stage
             results = self._measured(key, batch)
+            if key in self.outcome.given_up:
+                self.finished.add(key)
+                continue
             self.outcome.trials += len(results)
             search.tell(results)
             if not batch or search.done:
@@ -236,17 +245,26 @@ class _Run:
     def _measured(
         self, key: str, batch: Sequence[Candidate]
     ) -> list[tuple[Candidate, Measurement]]:
+        """What a batch brought, which is in the log; nothing if the task has to be given up."""
         if not batch:
             return []
-        start = self.clock()
-        measurements = self.measurer.measure(self.tasks[key], batch)
-        self.measuring += self.clock() - start
+        task, start = self.tasks[key], self.clock()
+        try:
+            measurements = self.measurer.measure(task, batch)
+        except Unmeasurable as problem:
+            self.outcome.given_up[key] = str(problem)
+            _LOGGER.warning(
+                "%s is given up, the search goes on with the others: %s", task.name, problem
+            )
+            return []
+        finally:
+            self.measuring += self.clock() - start
         results = list(zip(batch, measurements, strict=True))
-        search, name = self.searches[key], self.tasks[key].name
+        search = self.searches[key]
         for candidate, measurement in results:
             features = search.scores.features([candidate])[0] if self.model is not None else ()
             self.log.append(
-                self.header.record(key, candidate, measurement, self.stamp(), name, features)
+                self.header.record(key, candidate, measurement, self.stamp(), task.name, features)
             )
         return results
 
@@ -273,6 +291,8 @@ class _Run:
     def _measure_again(self) -> None:
         """The few fastest of each task side by side, and in the default's layout, and that."""
         for key, search in self.searches.items():
+            if key in self.outcome.given_up:
+                continue
             ranked = sorted((m.best, n) for n, m in enumerate(search.measured.values()) if m.ok)
             every = list(search.measured)
             good = [every[n] for _, n in ranked]

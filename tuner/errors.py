@@ -11,5 +11,12 @@ class TuningError(Exception):
     """
 
 
+class Unmeasurable(TuningError):
+    """Nothing can be measured of a task, whatever the candidate, so none of them is to blame.
+
+    The message is the reason; who catches it knows the task.
+    """
+
+
 class Infeasible(TuningError):
     """A program says that this combination of answers is illegal: its space leaves it out."""

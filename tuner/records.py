@@ -33,7 +33,9 @@ class Header:
     Attributes:
         target: what decides which candidate is fastest, as JSON: processor and its features, cores
             and threads.
-        versions: of the programs that measured, by name; `features` says what a cost model saw.
+        versions: of the programs that measured, by name; as `features` that of what a cost model
+            sees; and as `cpu` the model of the processor: it is no part of the target, as what is
+            best on one of its kind is replayed on others.
         schema: version of the format.
 
     Example:

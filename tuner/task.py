@@ -147,5 +147,9 @@ class Measurer(Protocol):
     """Builds, checks and times candidates; never raises for a bad one."""
 
     def measure(self, task: Task, candidates: Sequence[Candidate]) -> list[Measurement]:
-        """A measurement for each candidate, in their order."""
+        """A measurement for each candidate, in their order.
+
+        Raises:
+            Unmeasurable: nothing can be measured of this task, whatever the candidate.
+        """
         ...

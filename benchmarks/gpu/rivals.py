@@ -125,7 +125,7 @@ class Ours(OnDevice):
     Attributes:
         layouts: which ones there are, by name.
         minutes: of tuning; none at all if 0.
-        log: what was measured in tuning, and is not measured again.
+        log: what was measured in tuning, and is not measured again; needed for tuning.
     """
 
     name: str = "ours"
@@ -142,6 +142,7 @@ class Ours(OnDevice):
         # A CPU, with which the benchmark is tried, has one precision only.
         options: dict[str, Any] = {} if self.device == "cpu" else {"precision": self.precision}
         if self.minutes:
+            assert self.log is not None, "the user's own log is no place for a benchmark's"
             tuned = alt.tune(
                 model, target, minutes=self.minutes, log=self.log, layouts=self.layouts, **options
             )

@@ -78,18 +78,6 @@ def test_rounds_take_turns():
     assert order == [0, 1, 2, 0, 1, 2]
 
 
-def test_giving_up_leaves_no_candidate_without_a_result():
-    batch = Batch(3)
-    batch.to_build()
-    batch.to_build()
-    batch.built("A", 1)
-    batch.give_up(FAILED)
-    assert batch.done
-    assert batch.to_build() == ()
-    batch.built("B", 0)
-    assert batch.to_run("B", busy=False) is None
-
-
 def test_workers_that_build_several_at_once_end_at_the_same_time():
     batch = Batch(16, hands=2, together=8)
     builds = []

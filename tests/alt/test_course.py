@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from alt.batch import Batch
 from alt.course import Course
 from alt.messages import Build, Built, Limits, Refer, Run, Timing
+from alt.pool import TOO_LONG
 from tuner.config import Config
+from tuner.errors import Unmeasurable
 from tuner.task import Candidate, Measurement, Status
 
 
@@ -26,9 +29,10 @@ class Hand:
 class Pool:
     """One worker that answers at once, and dies of running one candidate."""
 
-    def __init__(self, deadly):
+    def __init__(self, deadly=-1, reference=None):
         self.hands = [Hand()]
         self.deadly = deadly
+        self.reference = np.zeros(1) if reference is None else reference
         self.sent = []
 
     def fill(self):
@@ -43,7 +47,7 @@ class Pool:
         hand.busy = False
         match self.sent[-1]:
             case Refer():
-                yield hand, np.zeros(1), True
+                yield hand, self.reference, True
             case Build():
                 yield hand, Built(0.25), True
             case Run(self.deadly):
@@ -61,3 +65,18 @@ def test_what_killed_a_worker_is_not_built_again():
     assert batch.results[1].build_seconds == 0.25
     built = [n for request in pool.sent if isinstance(request, Build) for n in request.numbers]
     assert built == [0, 1, 2, 2]  # the last one was held by the worker that died
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("ValueError: too odd", "ValueError: too odd"),
+        (TOO_LONG, "computing it took more than 120 s"),
+    ],
+)
+def test_without_a_reference_no_candidate_is_blamed(said, why):
+    pool, batch = Pool(reference=Measurement(Status.run, message=said)), Batch(2)
+    candidates = [Candidate(Config({}), Config({"number": n})) for n in range(2)]
+    with pytest.raises(Unmeasurable, match=f"no reference to compare candidates with: {why}"):
+        Course(pool, batch, "task", candidates, Timing(), Limits()).run()
+    assert batch.results == {}

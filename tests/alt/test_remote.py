@@ -226,6 +226,9 @@ def test_tune_and_lose_a_server(tmp_path, address, servers, started, task):
         assert [m.status for m in lost] == [Status.crash]
         assert f"127.0.0.1:{started[0].port} was lost" in lost[0].message
         assert servers.counts().registered == 1
+        runner.timing = Timing(repeats=3, flush_bytes=1 << 20, hopeless=1e6)
+        (flushed,) = runner.measure(task, candidates[:1])
+        assert flushed.ok and len(flushed.seconds) == 3
         runner.timing = TIMING
         assert runner.check(task, candidates[0], seed=7).ok
 
@@ -238,6 +241,7 @@ def test_tune_and_lose_a_server(tmp_path, address, servers, started, task):
         assert all(0 < seconds < 0.1 for seconds in tuned.seconds.values())
         assert tuned.outcome.trials == 4
         assert '"network ' in log.read_text()
+        assert '"cpu": ' not in log.read_text()  # which processors the servers have is not known
 
         end(started[1])
         with pytest.raises(AltError, match=r"no server of key 'board' .* 0 registered"):

@@ -27,6 +27,7 @@ from alt.runner import Runner
 from alt.tasks import tasks_of
 from primitives import LayoutError
 from tuner.config import Config
+from tuner.errors import Unmeasurable
 from tuner.task import Candidate, Status
 
 pytestmark = pytest.mark.llvm
@@ -140,9 +141,11 @@ def test_a_build_that_hangs_is_ended(runner, task):
 
 
 def test_without_a_reference_nothing_is_believed(runner, tasks):
-    results = runner.measure(tasks[2], [candidate(tasks[2])] * 3)
-    assert [r.status for r in results] == [Status.run] * 3
-    assert "there is no reference: ValueError: no way to compute it" in results[0].message
+    why = "there is no reference to compare candidates with: ValueError: no way to compute it"
+    with pytest.raises(Unmeasurable, match=why):
+        runner.measure(tasks[2], [candidate(tasks[2])] * 3)
+    with pytest.raises(Unmeasurable, match=why):
+        runner.check(tasks[2], candidate(tasks[2]), seed=7)
     assert runner.measure(tasks[0], [candidate(tasks[0])])[0].ok
 
 

@@ -10,15 +10,16 @@ from equivalence import array, model, node
 
 import alt
 import alt.cuda.nvcc as nvcc
-import alt.replay
+import alt.headers
 from alt.build import build
 from alt.compiler import fused
 from alt.cuda.nvcc import Image, Images, compile_source
 from alt.decisions import decided
 from alt.gpu_features import NAMES, Asked, describe_on_gpu, estimate_on_gpu
+from alt.headers import header_for_replay, header_of
 from alt.policies import policy_of
 from alt.propagate import plan_layouts
-from alt.replay import header_for_replay, header_of, network_of_log
+from alt.replay import network_of_log
 from alt.report import reports_of
 from alt.report_page import page
 from alt.storage import block_of
@@ -173,7 +174,7 @@ def record(log, header):
 
 
 def test_without_a_gpu_a_log_says_which_one_is_meant(monkeypatch):
-    monkeypatch.setattr(alt.replay, "device_refusal", lambda *_: "none is here")
+    monkeypatch.setattr(alt.headers, "device_refusal", lambda *_: "none is here")
     gpu, other = resolve(SM_90), resolve({"kind": "cuda", "arch": "sm_80"})
     assert header_of(gpu, 1, "A").target_id != header_of(gpu, 1, "B").target_id
     log = TuningLog(Contents({}, (), ()))
@@ -192,7 +193,7 @@ def test_without_a_gpu_a_log_says_which_one_is_meant(monkeypatch):
 
 
 def test_a_log_is_replayed_where_no_gpu_is(made, tasks, monkeypatch, tmp_path):
-    monkeypatch.setattr(alt.replay, "device_refusal", lambda *_: "none is here")
+    monkeypatch.setattr(alt.headers, "device_refusal", lambda *_: "none is here")
     header, path = header_of(made.machine, 1, "H200"), tmp_path / "log.jsonl"
     log = TuningLog.open(path, header)
     best = {}

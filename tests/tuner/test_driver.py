@@ -10,7 +10,7 @@ from synthetic import HEADER, LOOPS_ONLY, OPTIMUM, Measured, Synthetic, memory, 
 from tuner.boosted import Boosted
 from tuner.budget import Budget
 from tuner.driver import LEAST_ROUNDS, REMEASURED
-from tuner.errors import TuningError
+from tuner.errors import TuningError, Unmeasurable
 from tuner.options import Options
 from tuner.task import Status
 
@@ -188,6 +188,50 @@ def test_failures_of_one_task_do_not_touch_the_others():
     of_a = [r for r in rounds if r.task == "the a"]
     assert all(set(r.measured) <= {Status.build} for r in of_a) and of_a
     assert not any(r.measurement.ok for r in log.of_task("a"))
+
+
+class Refuses(Measured):
+    """Cannot measure the task b, or not any more."""
+
+    more = False
+    refused = 0
+
+    def measure(self, task, candidates):
+        if task.key == "b" and (not self.more or {("b", c) for c in candidates} <= {*self.asked}):
+            self.refused += 1
+            self.clock.seconds += 7
+            raise Unmeasurable("there is no reference")
+        return super().measure(task, candidates)
+
+
+def test_a_task_of_which_nothing_can_be_measured_is_given_up(caplog):
+    measurer, log = Refuses(), memory()
+    outcome, rounds = tuned(THREE, log, measurer, trials=100, patience=50)
+    assert outcome.given_up == {"b": "there is no reference"} and measurer.refused == 1
+    assert set(outcome.best) == {"a", "c"} and "b" not in {r.task for r in log.records}
+    assert outcome.trials == 100 == rounds[-1].trials and rounds[-1].tasks_done == 1
+    (said,) = caplog.messages
+    assert said.startswith("the b is given up") and said.endswith("there is no reference")
+    assert outcome.where["searching"] == pytest.approx(0)
+
+
+def test_what_the_log_knows_of_a_task_that_is_given_up_stays():
+    first, log = Measured(), memory()
+    before, _ = tuned(THREE, log, first, trials=60)
+    known = list(log.of_task("b"))
+    measurer = Refuses()
+    outcome, _ = tuned(THREE, log, measurer, trials=30, seed=1)
+    assert list(log.of_task("b")) == known and measurer.refused == 1
+    assert outcome.best["b"] == before.best["b"] and "b" in outcome.given_up
+
+
+def test_a_task_may_be_given_up_when_its_fastest_are_measured_again():
+    measurer, log = Refuses(), memory()
+    measurer.more = True
+    outcome, _ = tuned(THREE, log, measurer, trials=60)
+    assert set(outcome.best) == {"a", "b", "c"} and measurer.refused == 1
+    assert all(len(m.seconds) == 3 for m in log.seen("b", HEADER.target_id).values())
+    assert "b" in outcome.given_up
 
 
 def test_that_all_fail_ends_it():
