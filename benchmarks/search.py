@@ -22,7 +22,7 @@ from alt.errors import AltError
 from alt.module import Module
 from alt.target import resolve
 from alt.verify import verify
-from benchmarks.metaschedule import Operator, search_by_metaschedule
+from benchmarks.metaschedule import Called, Operator, search_by_metaschedule
 from benchmarks.protocol import TOLERANCE, Plan, Timing, interleave, median_ratio
 from tuner.errors import TuningError
 from tuner.options import Options

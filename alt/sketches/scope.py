@@ -26,8 +26,8 @@ VECTORIZED, UNROLLED = tirx.ForKind.VECTORIZED, tirx.ForKind.UNROLLED
 SERIAL_ELEMENTS = 8192
 """Fewer elements than this are not worth waking the other cores (about 2 microseconds)."""
 
-SERIAL_PRODUCTS = 1 << 17
-"""Nor are fewer multiply-adds than this, of which a core does some 50,000 in a microsecond."""
+SERIAL_PRODUCTS = 1 << 15
+"""Nor are fewer multiply-adds than this, which take a core about a microsecond."""
 
 
 @dataclass(frozen=True)
