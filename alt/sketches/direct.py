@@ -93,7 +93,7 @@ def _by_panels(scope: Scope, node: Node, phase: Phase, prefix: str) -> Stmt:
     lanes = machine.lanes()
     images = x.shape[0] * groups
     default, shares = choose_panel(
-        images, channels, outputs, height, width, lanes, machine.cores, machine.l2_bytes // 2
+        images, channels, outputs, height, width, lanes, machine.cores, machine.l1_bytes
     )
     most = max(default, PANEL_BYTES // max(channels * width * 4, 1))
     rows = scope.choose.tile(f"{prefix}panel", height, default, at_most=most)
