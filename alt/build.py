@@ -20,11 +20,11 @@ from alt.kernels import Kernel
 from alt.memory import ALIGNMENT, SLACK_BYTES, RecentArrays, aligned
 from alt.propagate import Plan
 from alt.sketches import scope_of, sketch_for
-from alt.sketches.scope import Argument
+from alt.sketches.scope import Argument, Scope
 from alt.target import Hardware, Machine
 from alt.weights import pack_weights
 from primitives import Layout
-from tuner.choices import Given
+from tuner.choices import Given, Infeasible
 
 MAX_ELEMENTS = 2**31 - 1
 MAIN = "main"
@@ -221,10 +221,9 @@ def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, A
             # A schedule found elsewhere is brought as near as this kernel's layouts allow. On a GPU
             # what was decided fixes the layouts of both ends, and there is no need to.
             strict = isinstance(machine, Gpu) and "loops" in attrs
-            choose = Given(attrs.get("loops", {}), strict=strict)
-            scope = scope_of(kernel, plan.layouts, graph.constants, machine, choose)
-            body = sketch_for(scope)(scope)
-            choose.finish()
+            scope, body = _sketched(
+                kernel, graph, plan, machine, Given(attrs.get("loops", {}), strict=strict)
+            )
             name = f"k{len(made)}_{_identifier(kernel.name)}"
             functions[name] = scope.finish(body)
             made[key] = Step(kernel, name, tuple(scope.arguments), scope.notes)
@@ -232,6 +231,21 @@ def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, A
         arguments = _rebound(first.arguments, first.kernel, kernel)
         steps.append(Step(kernel, first.function, arguments, first.notes))
     return functions, steps
+
+
+def _sketched(
+    kernel: Kernel, graph: Graph, plan: Plan, machine: Hardware, choose: Given
+) -> tuple[Scope, Any]:
+    """The body of a kernel; with the sketch's own answers if those that were brought do not fit."""
+    scope = scope_of(kernel, plan.layouts, graph.constants, machine, choose)
+    try:
+        body = sketch_for(scope)(scope)
+    except Infeasible:
+        if choose.strict:
+            raise
+        return _sketched(kernel, graph, plan, machine, Given({}, strict=False))
+    choose.finish()
+    return scope, body
 
 
 def _identifier(name: str) -> str:

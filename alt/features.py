@@ -58,6 +58,7 @@ NAMES = (
     "is matmul",
     "is attention",
     "chunk",
+    "panel copied by first level",
 )
 """What each number means; sizes are logarithms to base 2."""
 
@@ -170,6 +171,7 @@ def describe_candidate(subject: Subject) -> list[float]:
         float(anchor.op == "matmul"),
         float(anchor.op == "attention"),
         log2(max(grid[3], 1)),
+        log2(1 + float(str(notes.get("panel_bytes", 0))) / machine.l1_bytes),
     ]
 
 
@@ -217,7 +219,9 @@ def _shape(subject: Subject) -> tuple[Shape, Mapping[str, object]]:
             if is_depthwise(anchor):
                 images, size = images * -(-groups // lanes), (height, width, lanes, size[3])
             elif anchor.attrs.get("rows"):
-                images, size = images * groups * height, (1, outputs, width, size[3])
+                run: int = scope.notes.get("run", width)
+                images *= groups * -(-height * width // run)
+                size = 1, outputs, run, size[3]
             else:
                 images *= groups
         case "attention":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 from typing import Any
 
 from alt.cuda.code import device_refusal
@@ -17,7 +18,7 @@ from alt.target import Hardware
 from tuner.errors import TuningError
 from tuner.experience import FEATURES
 from tuner.log import TuningLog
-from tuner.records import Header
+from tuner.records import Header, Record
 
 _CACHES = ("flush_bytes", "cold_weights")
 """What `Timing.caches` may hold."""
@@ -98,8 +99,8 @@ def with_caches(header: Header, log: TuningLog, keys: Mapping[str, object], whol
     """The header with caches as they were left when most of a network was measured.
 
     What was measured with caches in different states is not compared: all that a network is
-    replayed from is of one. It is the one in which most of its tasks were, and of several the one
-    in which a measurement was made last: the result of tuning is what replaying its log gives.
+    replayed from is of one. It is the one in which most of its tasks were; of several the one in
+    which the whole network was timed last, as tuning it does in the end.
 
     Args:
         header: with caches as a network leaves them, see `header_for_replay`.
@@ -111,14 +112,16 @@ def with_caches(header: Header, log: TuningLog, keys: Mapping[str, object], whol
     if ways.keys() <= {header.target_id}:
         return header
 
-    def known(way: Header) -> tuple[int, float]:
-        measured = {
-            key: [r for r in log.of_task(key) if r.target == way.target_id]
-            for key in (*keys, whole)
-        }
-        times = [r.time.timestamp() for records in measured.values() for r in records]
-        tasks = sum(any(r.measurement.ok for r in measured[key]) for key in keys)
-        return tasks, max(times, default=0.0)
+    def known(way: Header) -> tuple[int, float, float]:
+        def of(key: str) -> list[Record]:
+            return [r for r in log.of_task(key) if r.target == way.target_id]
+
+        def last(records: Iterable[Record]) -> float:
+            return max((r.time.timestamp() for r in records), default=0.0)
+
+        measured = [of(key) for key in keys]
+        tasks = sum(any(r.measurement.ok for r in records) for records in measured)
+        return tasks, last(of(whole)), last(chain.from_iterable(measured))
 
     return max((header, *ways.values()), key=known)
 

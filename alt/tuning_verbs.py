@@ -53,7 +53,7 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
     else:
         require_folder(options.log)
     if methods.agent is not None:
-        require_folder(methods.agent)
+        require_folder(Path(methods.agent))
     if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
         # The servers' cores, not this machine's.
         options.threads = options.threads or machine.cores

@@ -6,6 +6,7 @@ A bar on a terminal; elsewhere a line for each stage and each round, which a log
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -117,11 +118,14 @@ class Progress:
             self("measure the best again", 0, 1)
 
     def note(self, message: str) -> None:
-        """Say something without disturbing the bar."""
-        if self._bars:
-            tqdm.write(message, file=self._stream)
-        else:
-            self._print(message)
+        """Say something without disturbing the bar; a signal handler may call it, too."""
+        try:
+            if self._bars:
+                tqdm.write(message, file=self._stream)
+            else:
+                self._print(message)
+        except RuntimeError:  # the signal came while a line was being written
+            os.write(self._stream.fileno(), f"\n{message}\n".encode())
 
     def close(self) -> None:
         """Take the bars away."""

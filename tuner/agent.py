@@ -78,13 +78,19 @@ class Settings:
 
 
 class Agent:
-    """What is learnt; several searches may share it, and it may go on with other tasks."""
+    """What is learnt; several searches may share it, and it may go on with other tasks.
+
+    Attributes:
+        settings: of PPO.
+        asleep: whether it notes nothing: what it is told then it knows already.
+    """
 
     def __init__(self, rng: Rng, settings: Settings | None = None) -> None:
         """Starts without knowledge; the generator draws the initial weights."""
         self.settings = settings or Settings()
         self._random = torch.Generator().manual_seed(int(rng.integers(2**62)))
         self._critic = self._network(1)
+        self.asleep = False
         self._noted: list[Episode] = []
         self._actors: dict[str, torch.nn.Sequential] = {}
         self._deviations: dict[str, torch.nn.Parameter] = {}
@@ -112,7 +118,8 @@ class Agent:
 
     def note(self, episode: Episode) -> None:
         """Keeps an episode until there are enough to learn from."""
-        self._noted.append(episode)
+        if not self.asleep:
+            self._noted.append(episode)
 
     def study(self, least: int = 1) -> None:
         """Learns from what was noted since the last time, once it is so many episodes."""

@@ -13,7 +13,7 @@ import numpy as np
 from tuner.budget import Budget
 from tuner.cost_model import CostModel, Group
 from tuner.errors import Unmeasurable
-from tuner.experience import INSTANT, LEAST, experience
+from tuner.experience import INSTANT, LEAST, described, experience
 from tuner.joint import Incumbent, Stage, TaskSearch
 from tuner.log import TuningLog
 from tuner.options import Options
@@ -71,7 +71,7 @@ class Outcome:
         interrupted: whether the user ended it.
         reason: why it ended.
         where: seconds spent: `measuring`, and `searching` for everything else.
-        given_up: tasks by key of which nothing could be measured, and why.
+        given_up: tasks by key that could not be measured any more, and why.
     """
 
     best: dict[str, Incumbent] = field(default_factory=dict[str, Incumbent])
@@ -136,11 +136,17 @@ class _Run:
         self.started, self.measuring = clock(), 0.0
         self.outcome, self.learnt, self.taught = Outcome(), 0, False
         *children, own = np.random.default_rng(options.seed).spawn(len(tasks) + 1)
-        self.agent = agent_of(options, list(tasks.values()), own)
+        self.agent, self.stopped = None, False
+        try:
+            self.agent = agent_of(options, list(tasks.values()), own)
+        except KeyboardInterrupt:
+            self.stopped = True  # what the log knows can still be used
         self.searches = {
             key: TaskSearch(task, options, child, log.seen(key, header.target_id), self.agent)
             for (key, task), child in zip(tasks.items(), children, strict=True)
         }
+        if self.agent is not None:
+            self.agent.asleep = False
         self.others = {
             key: {
                 candidate: measurement
@@ -154,7 +160,10 @@ class _Run:
         if model is not None and tasks:
             any_search = next(iter(self.searches.values()))
             width = any_search.scores.features([any_search.default]).shape[1]
-            self.elsewhere = experience([log, *others], header, tasks, width)
+            logs = [log, *others]
+            self.elsewhere = experience(logs, header, tasks, width)
+            for key, search in self.searches.items():
+                search.scores.known = described(logs, header, key, width)
         self.finished: set[str] = set()
 
     def finish(self) -> Outcome:
@@ -177,6 +186,8 @@ class _Run:
         return outcome
 
     def _search(self) -> str:
+        if self.stopped:
+            raise KeyboardInterrupt
         while True:
             trials, elapsed = self.outcome.trials, self._elapsed
             over = self.budget.over(trials, elapsed)
@@ -184,7 +195,8 @@ class _Run:
                 return over
             key = self._next()
             if key is None:
-                return "nothing moves any more"
+                none = self.outcome.given_up.keys() >= self.searches.keys() and self.searches
+                return "no task can be measured" if none else "nothing moves any more"
             search = self.searches[key]
             self._learn()
             search.scores.model = self.model if self.taught else None
@@ -248,7 +260,9 @@ class _Run:
         """What a batch brought, which is in the log; nothing if the task has to be given up."""
         if not batch:
             return []
-        task, start = self.tasks[key], self.clock()
+        task, search = self.tasks[key], self.searches[key]
+        features = search.scores.features(batch) if self.model is not None else [()] * len(batch)
+        start = self.clock()
         try:
             measurements = self.measurer.measure(task, batch)
         except Unmeasurable as problem:
@@ -260,11 +274,9 @@ class _Run:
         finally:
             self.measuring += self.clock() - start
         results = list(zip(batch, measurements, strict=True))
-        search = self.searches[key]
-        for candidate, measurement in results:
-            features = search.scores.features([candidate])[0] if self.model is not None else ()
+        for (candidate, measurement), seen in zip(results, features, strict=True):
             self.log.append(
-                self.header.record(key, candidate, measurement, self.stamp(), task.name, features)
+                self.header.record(key, candidate, measurement, self.stamp(), task.name, seen)
             )
         return results
 
@@ -315,7 +327,11 @@ class _Run:
     ) -> Round:
         counts = Counter(measurement.status for _, measurement in results)
         search = self.searches[key]
-        every = [(self.tasks[k].weight, s) for k, s in self.searches.items()]
+        every = [
+            (self.tasks[k].weight, s)
+            for k, s in self.searches.items()
+            if k not in self.outcome.given_up
+        ]
 
         return Round(
             self.tasks[key].name,

@@ -1,7 +1,7 @@
 """What logs teach a cost model about tasks that are not being searched.
 
 The features of such a task cannot be computed again, its network is not there; so records carry
-them. Those of another version of the features are left out.
+them, which saves time for other tasks, too. Those of another version of the features are left out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from tuner.cost_model import Group
-from tuner.log import TuningLog
+from tuner.log import TuningLog, summarise
 from tuner.records import Header, Record
+from tuner.task import Candidate
 
 FEATURES = "features"
 """The entry of a header's versions that says what the features of its records are."""
@@ -20,7 +21,7 @@ FEATURES = "features"
 LEAST = 4
 """Of fewer candidates of a task there is little to learn."""
 
-MOST = 2000
+MOST = 1000
 """So many candidates are learnt from, the last measured: the model is fitted again and again."""
 
 INSTANT = 1e-12
@@ -33,31 +34,54 @@ def experience(
     """The candidates of other tasks, and of these tasks on other targets, a group for each.
 
     Args:
-        logs: to learn from; other targets teach, too, since only candidates of one group are
-            compared.
+        logs: to learn from; other targets teach, too, since only what was measured on one is
+            compared with each other.
         header: of the target and the version of the features that are learnt for.
         searched: keys of the tasks whose candidates are known better.
         width: how many features there are.
     """
-    found: dict[tuple[str, str], dict[object, Record]] = {}
-    version = header.versions.get(FEATURES)
+    found: dict[tuple[str, str], list[Record]] = {}
     for log in logs:
-        fitting = {h.id for h in log.headers.values() if h.versions.get(FEATURES) == version}
+        fitting = _fitting(log, header)
         for record in log.records:
             known = record.target == header.target_id and record.task in searched
             if len(record.features) == width and record.header in fitting and not known:
-                group = found.setdefault((record.task, record.target), {})
-                group.pop(record.candidate, None)
-                group[record.candidate] = record
-    groups = sorted(found.values(), key=lambda g: max(r.time for r in g.values()), reverse=True)
+                found.setdefault((record.task, record.header), []).append(record)
     chosen: list[Group] = []
     left = MOST
-    for group in groups:
-        records = list(group.values())[-left:]
-        if len(records) >= LEAST and any(r.measurement.ok for r in records):
-            seconds = [max(r.measurement.best, INSTANT) for r in records]
-            chosen.append(Group(np.array([r.features for r in records]), np.array(seconds)))
-            left -= len(records)
+    for records in sorted(found.values(), key=lambda group: max(r.time for r in group))[::-1]:
+        described = {r.candidate: r.features for r in records}
+        measured = list(summarise(records).items())[-left:]
+        if len(measured) >= LEAST and any(m.ok for _, m in measured):
+            features = np.array([described[candidate] for candidate, _ in measured])
+            chosen.append(Group(features, np.array([max(m.best, INSTANT) for _, m in measured])))
+            left -= len(measured)
         if left < LEAST:
             break
     return chosen
+
+
+def described(
+    logs: Iterable[TuningLog], header: Header, task: str, width: int
+) -> dict[Candidate, tuple[float, ...]]:
+    """The features of candidates of a task, where records of this version have them.
+
+    Args:
+        logs: to look them up in.
+        header: of the version.
+        task: its key.
+        width: how many features there are.
+    """
+    return {
+        record.candidate: record.features
+        for log in logs
+        if (fitting := _fitting(log, header))
+        for record in log.of_task(task)
+        if len(record.features) == width and record.header in fitting
+    }
+
+
+def _fitting(log: TuningLog, header: Header) -> set[str]:
+    """Headers under which features were what they are now."""
+    version = header.versions.get(FEATURES)
+    return {h.id for h in log.headers.values() if h.versions.get(FEATURES) == version}

@@ -92,7 +92,7 @@ class Options:
     patience: int = 5
     hopeless: float = 6.0
     seed: int = 0
-    agent: Path | None = None
+    agent: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Checks the numbers."""

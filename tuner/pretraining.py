@@ -33,7 +33,9 @@ _LOGGER = logging.getLogger(__name__)
 def agent_of(options: Options, tasks: Sequence[Task], rng: Rng) -> Agent | None:
     """What the searchers of a run share: the agent of a file, or a new one that is pre-trained.
 
-    A new one is written at once: what cannot be written is better known before the search.
+    A new one is written at once: what cannot be written is better known before the search. One that
+    was loaded is asleep: it is to be woken once the searches know what a log has, which it has
+    mostly learnt before.
 
     Args:
         options: who proposes, and the file.
@@ -48,23 +50,26 @@ def agent_of(options: Options, tasks: Sequence[Task], rng: Rng) -> Agent | None:
     """
     if not options.has_agent:
         return None
-    if options.agent is not None and options.agent.exists():
-        return saved_agent(options.agent, rng)
+    path = Path(options.agent) if options.agent is not None else None
+    if path is not None and path.exists():
+        agent = saved_agent(path, rng)
+        agent.asleep = True
+        return agent
     agent = new_agent(rng)
     estimated = [each for task in tasks for each in _estimated(task, options)]
     pretrain(agent, [each for each in estimated if each[0].default()], rng)
-    if options.agent is not None:
-        agent.save(options.agent)
+    if path is not None:
+        agent.save(path)
     return agent
 
 
-def keep(agent: Agent | None, path: Path | None) -> None:
+def keep(agent: Agent | None, path: str | Path | None) -> None:
     """Write what was learnt, if there is a file for it; that it fails costs only that."""
     if agent is None or path is None:
         return
     agent.study()
     try:
-        agent.save(path)
+        agent.save(Path(path))
     except TuningError as error:
         _LOGGER.warning("%s; what this search has taught it is lost", error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,11 +19,13 @@ class Scores:
 
     Attributes:
         model: learns elsewhere.
+        known: features that need not be computed.
     """
 
     def __init__(self, task: Task, default: Candidate) -> None:
         """The scores of a task; `default` is the first to be asked about."""
         self.model: CostModel | None = None
+        self.known: Mapping[Candidate, Sequence[float]] = {}
         self._task = task
         self._features = lru_cache(_KEPT)(self._described)
         self._estimate = lru_cache(_KEPT)(task.estimate)
@@ -46,4 +48,5 @@ class Scores:
         return estimate > factor * self._least
 
     def _described(self, candidate: Candidate) -> Floats:
-        return self._task.features([candidate])[0]
+        known = self.known.get(candidate)
+        return self._task.features([candidate])[0] if known is None else np.array(known)

@@ -20,9 +20,10 @@ from alt.sketches.row_tile import RowTile
 from alt.sketches.scope import Scope, Stmt, allocate, i32, seq
 from alt.sketches.windows import Phase, geometry, phases
 from primitives.tensorir import tirx
+from tuner.choices import Infeasible
 
 PANEL_BYTES = 4 << 20
-"""A core copies no more at once."""
+"""A core copies no more at once; where a row of the output needs more, nothing is copied."""
 
 
 def direct_convolution(scope: Scope) -> Stmt:
@@ -39,7 +40,8 @@ def _phase(scope: Scope, node: Node, phase: Phase, number: int) -> Stmt:
     if not prod(phase.count):
         return seq()
     prefix = f"phase{number}." if number else ""
-    if _is_pointwise(scope, phase):
+    _, channels, _ = geometry(node)
+    if _is_pointwise(scope, phase) and channels * phase.count[-1] * 4 <= PANEL_BYTES:
         strided = any(stride > 1 for stride in phase.stride)
         if scope.choose.one_of(f"{prefix}panels", (False, True), strided):
             return _by_panels(scope, node, phase, prefix)
@@ -95,9 +97,11 @@ def _by_panels(scope: Scope, node: Node, phase: Phase, prefix: str) -> Stmt:
     default, shares = choose_panel(
         images, channels, outputs, height, width, lanes, machine.cores, machine.l1_bytes
     )
-    most = max(default, PANEL_BYTES // max(channels * width * 4, 1))
+    most = PANEL_BYTES // max(channels * width * 4, 1)
     rows = scope.choose.tile(f"{prefix}panel", height, default, at_most=most)
     whole, left = divmod(height, rows)
+    if rows != default and left and left * width < min(lanes, rows * width):
+        raise Infeasible(f"panels of {rows} rows: the last one does not fill a vector")
     tile = RowTile(scope, node, phase, rows * width, prefix, (left or rows) * width)
     share = -(-tile.tiles // min(shares, tile.tiles))
     share = scope.choose.tile(f"{prefix}share", tile.tiles, share)
@@ -105,7 +109,8 @@ def _by_panels(scope: Scope, node: Node, phase: Phase, prefix: str) -> Stmt:
     by_columns = outputs * tile.vectors * tile.lanes < rows * width * tile.many
     orders = ("columns", "channels")
     outermost = scope.choose.one_of(f"{prefix}outermost", orders, orders[not by_columns])
-    panel = tirx.decl_buffer((channels * rows * width,), x.dtype, "panel")
+    panel = tirx.decl_buffer((max(channels * rows * width, 1),), x.dtype, "panel")
+    scope.notes["order"], scope.notes["panel_bytes"] = outermost, channels * rows * width * 4
 
     def task(n: Expr, g: Expr, r: Expr, s: Expr) -> Stmt:
         def of(first: Expr, count: int) -> Stmt:

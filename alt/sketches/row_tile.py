@@ -62,7 +62,7 @@ class RowTile:
         tile = decide_tile(scope.choose, 1, outputs, runs, machine.registers, default, prefix)
         self.many, self.vectors = tile.columns, tile.vectors
         self.tiles = -(-outputs // self.many)
-        scope.notes["tile"] = [1, self.many, self.vectors]
+        scope.notes["tile"], scope.notes["run"] = [1, self.many, self.vectors], width
         self._weight = self._packed() if taps and has_packed_weights(node) else self._unpacked
         self.acc = scope.local(self.many * self.vectors * self.lanes)
 

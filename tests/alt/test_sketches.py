@@ -247,3 +247,13 @@ def test_many_convolutions(seed):
             check(nodes, x, turned, outs, length=channels * prod(kernel))
         except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
             pytest.skip("nothing is left of the output")
+
+
+def test_no_row_is_copied_that_needs_too_much_memory(monkeypatch):
+    monkeypatch.setattr("alt.sketches.direct.PANEL_BYTES", 24 * 20 * 4)
+    for length, copied in ((40, True), (42, False)):
+        weights = {"w": array(36, 6, 1, seed=1), "b": array(36, seed=2)}
+        graph = node("Conv", "x w b", group=4, strides=[2])
+        module = check(graph, {"x": array(1, 24, length)}, weights, length=6)
+        schedule = module.explain().kernels[0].schedule
+        assert ("panel" in str(schedule)) is copied, schedule

@@ -111,3 +111,31 @@ def test_of_two_bounds_the_nearer_one_counts(budget, spent, left):
 def test_before_anything_was_measured_the_time_left_is_the_budget():
     assert Budget(seconds=60).left(0, 0.0) == 60
     assert Budget(trials=60).left(0, 0.0) is None
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_signal_that_comes_while_a_line_is_written_is_told_of_too(terminal, tmp_path):
+    class Busy(io.StringIO):
+        writing = False
+
+        def write(self, text):
+            if self.writing:
+                raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+            return super().write(text)
+
+        def isatty(self):
+            return terminal
+
+        def fileno(self):
+            return file.fileno()
+
+    with (tmp_path / "seen").open("wb") as file:
+        stream = Busy()
+        progress = Progress(stream, False)
+        progress.tuning(Budget())
+        progress.round(round_of())
+        stream.writing = True
+        progress.note("ending the search")
+        stream.writing = False
+        progress.close()
+    assert (tmp_path / "seen").read_text() == "\nending the search\n"

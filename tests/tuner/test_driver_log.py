@@ -195,3 +195,31 @@ def test_of_a_long_log_the_last_tasks_are_learnt_from():
     groups = experience([log], HEADER, (), 1)
     assert sum(len(group.seconds) for group in groups) == MOST
     assert [group.seconds[0] for group in groups] == list(range(700, 700 - MOST // 4, -1))
+
+
+def test_what_is_known_of_a_candidate_teaches_not_its_last_record():
+    log = memory()
+    for at, status in enumerate((Status.ok, Status.ok, Status.timeout)):
+        for tile in (1, 2, 4, 8):
+            candidate = Candidate(Config({}), Config({"tile": tile}))
+            measurement = Measurement(status, (float(tile),) if status is Status.ok else ())
+            when = f"2025-01-31T12:00:{10 * at + tile:02}Z"
+            log.append(HEADER.record("elsewhere", candidate, measurement, when, "", (tile,)))
+    (group,) = experience([log], HEADER, (), 1)
+    assert list(group.seconds) == [1.0, 2.0, 4.0, 8.0]
+    assert list(group.features[:, 0]) == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_features_that_the_log_has_are_not_computed_again():
+    class Counting(Synthetic):
+        computed = 0
+
+        def features(self, candidates):
+            type(self).computed += len(candidates)
+            return super().features(candidates)
+
+    log = memory()
+    tuned([Counting("conv")], log, trials=48, model=Spy())
+    Counting.computed = 0
+    tuned([Counting("conv")], log, trials=1, batch=1, model=Spy(), loops="random")
+    assert Counting.computed < len(log.seen("conv", HEADER.target_id)) / 2

@@ -253,3 +253,26 @@ def test_an_agent_that_nobody_asks_is_refused():
     with pytest.raises(TuningError, match=r"a\.pt: only ppo .* random proposes .* evolution loops"):
         Options(agent=Path("a.pt"), layouts="random")
     assert Options(agent=Path("a.pt"), loops="ppo").has_agent
+
+
+def test_a_loaded_agent_does_not_learn_the_log_again(tmp_path):
+    path, log = tmp_path / "agent.pt", memory()
+    tuned([THREE[0]], log, trials=24, layouts="ppo", joint_share=1.0, agent=path)
+    before = weights(path)
+    stopped = Measured(interrupt=0)
+    tuned([THREE[0]], memory(log), stopped, trials=24, layouts="ppo", joint_share=1.0, agent=path)
+    assert not differ(before, weights(path))
+
+
+def test_an_interrupt_while_the_agent_is_trained_leaves_what_the_log_knows(tmp_path, monkeypatch):
+    log = memory()
+    first, _ = tuned([THREE[0]], log, trials=24)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tuner.pretraining.pretrain", interrupted)
+    measurer = Measured()
+    found, _ = tuned([THREE[0]], memory(log), measurer, trials=24, layouts="ppo")
+    assert found.interrupted and not measurer.asked
+    assert found.best["a"] == first.best["a"]
