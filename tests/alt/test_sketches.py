@@ -250,7 +250,7 @@ def test_many_convolutions(seed):
 
 
 def test_no_row_is_copied_that_needs_too_much_memory(monkeypatch):
-    monkeypatch.setattr("alt.sketches.direct.PANEL_BYTES", 24 * 20 * 4)
+    monkeypatch.setattr("alt.sketches.direct.PANEL_BYTES", 6 * 20 * 4)
     for length, copied in ((40, True), (42, False)):
         weights = {"w": array(36, 6, 1, seed=1), "b": array(36, seed=2)}
         graph = node("Conv", "x w b", group=4, strides=[2])
