@@ -10,6 +10,7 @@ from alt.graph import Value
 from alt.operators import delinear
 from alt.sketches.border import fill_border, fill_rows_border, vector_of_block
 from alt.sketches.scope import PARALLEL, SERIAL, SERIAL_ELEMENTS, VECTORIZED, Scope, Stmt, i32, seq
+from alt.sketches.turned import rows_of_blocks
 from alt.storage import block_of
 from primitives.tensorir import tirx
 
@@ -21,6 +22,9 @@ def elementwise(scope: Scope) -> Stmt:
     output = scope.kernel.output
     if _is_flat(scope):
         return _flat(scope)
+    turned = rows_of_blocks(scope)
+    if turned is not None:
+        return turned
 
     def element(indices: Sequence[Expr], emit: Emitter) -> Expr:
         return scope.evaluate(output, indices, emit)
