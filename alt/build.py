@@ -24,7 +24,7 @@ from alt.sketches.scope import Argument, Scope
 from alt.target import Hardware, Machine
 from alt.weights import pack_weights
 from primitives import Layout
-from tuner.choices import Given, Infeasible
+from tuner.choices import Answer, Given, Infeasible
 
 MAX_ELEMENTS = 2**31 - 1
 MAIN = "main"
@@ -221,9 +221,8 @@ def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, A
             # A schedule found elsewhere is brought as near as this kernel's layouts allow. On a GPU
             # what was decided fixes the layouts of both ends, and there is no need to.
             strict = isinstance(machine, Gpu) and "loops" in attrs
-            scope, body = _sketched(
-                kernel, graph, plan, machine, Given(attrs.get("loops", {}), strict=strict)
-            )
+            loops = attrs.get("loops", {})
+            scope, body = _sketched(kernel, graph, plan, machine, loops, strict)
             name = f"k{len(made)}_{_identifier(kernel.name)}"
             functions[name] = scope.finish(body)
             made[key] = Step(kernel, name, tuple(scope.arguments), scope.notes)
@@ -234,16 +233,22 @@ def _functions(graph: Graph, plan: Plan, machine: Hardware) -> tuple[dict[str, A
 
 
 def _sketched(
-    kernel: Kernel, graph: Graph, plan: Plan, machine: Hardware, choose: Given
+    kernel: Kernel,
+    graph: Graph,
+    plan: Plan,
+    machine: Hardware,
+    loops: Mapping[str, Answer],
+    strict: bool,
 ) -> tuple[Scope, Any]:
     """The body of a kernel; with the sketch's own answers if those that were brought do not fit."""
+    choose = Given(loops, strict=strict)
     scope = scope_of(kernel, plan.layouts, graph.constants, machine, choose)
     try:
         body = sketch_for(scope)(scope)
     except Infeasible:
-        if choose.strict:
+        if strict or not loops:
             raise
-        return _sketched(kernel, graph, plan, machine, Given({}, strict=False))
+        return _sketched(kernel, graph, plan, machine, {}, strict)
     choose.finish()
     return scope, body
 

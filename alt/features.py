@@ -220,7 +220,8 @@ def _shape(subject: Subject) -> tuple[Shape, Mapping[str, object]]:
                 images, size = images * -(-groups // lanes), (height, width, lanes, size[3])
             elif anchor.attrs.get("rows"):
                 run: int = scope.notes.get("run", width)
-                images *= groups * -(-height * width // run)
+                every = prod(phase.count)
+                images = output.shape[0] * len(phases(anchor)) * groups * -(-every // run)
                 size = 1, outputs, run, size[3]
             else:
                 images *= groups

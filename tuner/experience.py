@@ -50,8 +50,10 @@ def experience(
     chosen: list[Group] = []
     left = MOST
     for records in sorted(found.values(), key=lambda group: max(r.time for r in group))[::-1]:
-        described = {r.candidate: r.features for r in records}
-        measured = list(summarise(records).items())[-left:]
+        records.sort(key=lambda r: r.time)
+        described = {r.candidate: r.features for r in records[::-1]}
+        known = summarise(records)
+        measured = [(candidate, known[candidate]) for candidate in described][:left]
         if len(measured) >= LEAST and any(m.ok for _, m in measured):
             features = np.array([described[candidate] for candidate, _ in measured])
             chosen.append(Group(features, np.array([max(m.best, INSTANT) for _, m in measured])))
@@ -68,7 +70,7 @@ def described(
 
     Args:
         logs: to look them up in.
-        header: of the version.
+        header: of the version and the target, whose cores and caches some depend on.
         task: its key.
         width: how many features there are.
     """
@@ -77,7 +79,9 @@ def described(
         for log in logs
         if (fitting := _fitting(log, header))
         for record in log.of_task(task)
-        if len(record.features) == width and record.header in fitting
+        if len(record.features) == width
+        and record.header in fitting
+        and record.target == header.target_id
     }
 
 

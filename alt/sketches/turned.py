@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from alt.elementary import Emitter, Expr
 from alt.graph import Value
 from alt.operators import delinear, linear
@@ -20,7 +22,7 @@ from primitives import Layout
 def rows_of_blocks(scope: Scope) -> Stmt | None:
     """The kernel, if it writes rows and reads blocks, element by element; None for others.
 
-    It may reshape: rows are numbered alike in either shape.
+    It may reshape: rows are numbered alike in either shape. Rows shorter than a vector are others'.
     """
     output, machine = scope.kernel.output, scope.machine
     plain = all(node.op == "map" or node.name == "reshape" for node in scope.kernel.nodes)
@@ -35,16 +37,24 @@ def rows_of_blocks(scope: Scope) -> Stmt | None:
     inner = spatial[len(above) :]
     positions = prod(inner)
     runs = positions // lanes
-    # All that is read of a piece is to stay, and a little else.
-    piece = max(1, min(runs, machine.l1_bytes // 2 // (4 * block * lanes * len(blocked))))
-    pieces = max(1, -(-runs // piece))
-    piece = -(-runs // pieces)
+    if not runs:
+        return None
+    # All that is read of a piece is to stay, and a little else; and every core is to have some.
+    read = sum(block_of(scope.layout(v)) * np.dtype(v.dtype).itemsize for v in blocked)
+    others = batch * -(-channels // block) * prod(above)
+    enough = 4 * machine.cores
+    pieces = max(-(-runs * lanes * read // (machine.l1_bytes // 2)), -(-enough // others))
+    piece = -(-runs // min(pieces, runs))
+    pieces = -(-runs // piece)
+    shares = 1
+    while others * pieces * shares < enough and block % (2 * shares) == 0:
+        shares *= 2
 
     def task(n: Expr, group: Expr, *at: Expr) -> Stmt:
-        *upper, number = at
+        *upper, number, share = at
 
         def row(inside: Expr) -> Stmt:
-            channel = group * block + inside
+            channel = group * block + share * (block // shares) + inside
 
             def cell(position: Expr) -> Stmt:
                 emit = Emitter()
@@ -62,7 +72,7 @@ def rows_of_blocks(scope: Scope) -> Stmt | None:
 
             rest = positions % lanes
             body = seq(
-                scope.loop(piece, lambda r: run(r) or seq(), name="r") if runs else None,
+                scope.loop(piece, lambda r: run(r) or seq(), name="r"),
                 scope.when(
                     number.equal(i32(pieces - 1)),
                     scope.loop(rest, lambda k: cell(runs * lanes + k)),
@@ -72,11 +82,11 @@ def rows_of_blocks(scope: Scope) -> Stmt | None:
             )
             return scope.when(channel < channels, body) or seq() if channels % block else body
 
-        return scope.loop(block, row, name="c")
+        return scope.loop(block // shares, row, name="c")
 
-    tasks = [batch, -(-channels // block), *above, pieces]
-    share = scope.parallel if output.size >= SERIAL_ELEMENTS else scope.nest
-    return share(tasks, task)
+    tasks = [batch, -(-channels // block), *above, pieces, shares]
+    spread = scope.parallel if output.size >= SERIAL_ELEMENTS else scope.nest
+    return spread(tasks, task)
 
 
 def _is_blocked(scope: Scope, value: Value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -36,10 +37,17 @@ CASES = {
 }
 
 
-def compiled(kernels, inputs, output, layouts):
+def wide_enough(shape, border):
+    """Whether a row without a border in it fills a vector."""
+    return (shape[-1] if border else prod(shape[2:])) >= resolve("llvm", 2).lanes()
+
+
+def compiled(kernels, inputs, output, layouts, machine=None):
     graph = Graph(inputs, [output], [], {})
     plan = Plan(kernels, {**layouts, output: Layout.identity(output.shape)}, [output])
-    program = build(graph, plan, resolve("llvm", 2), alone=True)
+    program = build(graph, plan, machine or resolve("llvm", 2), alone=True)
+    if machine is not None and prod(output.shape) >= 8192:
+        assert program.steps[0].notes["parallel"][0] >= 4 * machine.cores
     values = random_values(inputs, seed=3)
     ready = runnable(program, values, [output])
     ready.run()
@@ -68,6 +76,18 @@ def test_a_conversion_moves_every_element(case, dtype, taken):
     source, target = Value("source", shape, dtype), Value("target", shape, dtype)
     layouts = {source: channels_blocked(shape, block, border)}
     values, found = compiled([copy_kernel(source, target)], [source], target, layouts)
+    assert taken == [wide_enough(shape, border)]
+    np.testing.assert_array_equal(found, values[source])
+
+
+@pytest.mark.parametrize("cores", [1, 7, 64])
+@pytest.mark.parametrize("block", [16, 128])
+def test_every_core_has_something_to_do(cores, block, taken):
+    shape = (1, 128, 14, 14)
+    source, target = Value("source", shape, "float32"), Value("target", shape, "float32")
+    layouts = {source: channels_blocked(shape, block, ())}
+    machine = replace(resolve("llvm", 2), cores=cores)
+    values, found = compiled([copy_kernel(source, target)], [source], target, layouts, machine)
     assert taken == [True]
     np.testing.assert_array_equal(found, values[source])
 
@@ -88,7 +108,7 @@ def test_a_sum_that_is_reshaped_reads_blocks_and_rows(case, taken):
     # One with that border, one with another block and none, and one by rows.
     layouts = {x: channels_blocked(shape, block, border), y: channels_blocked(shape, 32, ())}
     values, found = compiled([Kernel(None, nodes, (x, y, z), target)], [x, y, z], target, layouts)
-    assert taken == [True]
+    assert taken == [wide_enough(shape, border)]
     np.testing.assert_allclose(
         found, (values[x] + values[y] + values[z]).reshape(flat), rtol=1e-6, atol=1e-6
     )
