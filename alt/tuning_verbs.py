@@ -52,8 +52,8 @@ def tune_model(options: argparse.Namespace, progress: Progress) -> Answer:
         make_state_folder()
     else:
         require_folder(options.log)
-    if methods.agent is not None:
-        require_folder(Path(methods.agent))
+    if options.agent is not None:
+        require_folder(options.agent)
     if options.rpc is not None and isinstance(machine := resolve(options.target), Machine):
         # The servers' cores, not this machine's.
         options.threads = options.threads or machine.cores

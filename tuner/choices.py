@@ -163,7 +163,7 @@ class Given(Chooser):
         """With `strict`, a missing or illegal answer is an error; otherwise it is repaired."""
         super().__init__()
         self._config = config
-        self.strict = strict
+        self._strict = strict
 
     def decide(self, question: Decision) -> Answer:
         """The given answer.
@@ -174,7 +174,7 @@ class Given(Chooser):
         given = self._config.get(question.name)
         if given is not None and question.allows(given):
             return given
-        if not self.strict:
+        if not self._strict:
             return question.default if given is None else nearest(question, given)
         trouble = (
             f"no answer for {question.name}"
@@ -193,7 +193,7 @@ class Given(Chooser):
             TuningError: Strict only: answers that no decision asked for.
         """
         unused = [name for name in self._config if name not in self.decisions]
-        if self.strict and unused:
+        if self._strict and unused:
             raise TuningError(
                 f"replay of {short(self._config)}: no decision asks for {', '.join(unused)};"
                 f" the decisions are {', '.join(self.decisions) or 'none'}"

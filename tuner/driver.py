@@ -13,7 +13,7 @@ import numpy as np
 from tuner.budget import Budget
 from tuner.cost_model import CostModel, Group
 from tuner.errors import Unmeasurable
-from tuner.experience import INSTANT, LEAST, described, experience
+from tuner.experience import INSTANT, described, experience, group_of, teaches
 from tuner.joint import Incumbent, Stage, TaskSearch
 from tuner.log import TuningLog
 from tuner.options import Options
@@ -292,10 +292,9 @@ class _Run:
             return
         groups = list(self.elsewhere)
         for key, candidates in known.items():
-            if len(candidates) >= LEAST and any(m.ok for m in candidates.values()):
+            if teaches(candidates.values()):
                 features = self.searches[key].scores.features(list(candidates))
-                seconds = np.array([max(m.best, INSTANT) for m in candidates.values()])
-                groups.append(Group(features, seconds))
+                groups.append(group_of(features, candidates.values()))
         if groups:
             self.model.fit(groups)
             self.learnt, self.taught = size, True

@@ -10,15 +10,15 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from tuner.cost_model import Group
+from tuner.cost_model import Floats, Group
 from tuner.log import TuningLog, summarise
 from tuner.records import Header, Record
-from tuner.task import Candidate
+from tuner.task import Candidate, Measurement
 
 FEATURES = "features"
 """The entry of a header's versions that says what the features of its records are."""
 
-LEAST = 4
+_LEAST = 4
 """Of fewer candidates of a task there is little to learn."""
 
 MOST = 1000
@@ -26,6 +26,16 @@ MOST = 1000
 
 INSTANT = 1e-12
 """Seconds: a clock may say 0, but nothing takes that."""
+
+
+def teaches(measured: Collection[Measurement]) -> bool:
+    """Whether a cost model learns anything from these candidates of one task."""
+    return len(measured) >= _LEAST and any(m.ok for m in measured)
+
+
+def group_of(features: Floats, measured: Iterable[Measurement]) -> Group:
+    """Candidates of one task for a cost model to learn from, a row of features each."""
+    return Group(features, np.array([max(m.best, INSTANT) for m in measured]))
 
 
 def experience(
@@ -44,21 +54,21 @@ def experience(
     for log in logs:
         fitting = _fitting(log, header)
         for record in log.records:
-            known = record.target == header.target_id and record.task in searched
-            if len(record.features) == width and record.header in fitting and not known:
+            own = record.target == header.target_id and record.task in searched
+            if len(record.features) == width and record.header in fitting and not own:
                 found.setdefault((record.task, record.header), []).append(record)
     chosen: list[Group] = []
     left = MOST
     for records in sorted(found.values(), key=lambda group: max(r.time for r in group))[::-1]:
         records.sort(key=lambda r: r.time)
-        described = {r.candidate: r.features for r in records[::-1]}
+        features = {r.candidate: r.features for r in records[::-1]}
         known = summarise(records)
-        measured = [(candidate, known[candidate]) for candidate in described][:left]
-        if len(measured) >= LEAST and any(m.ok for _, m in measured):
-            features = np.array([described[candidate] for candidate, _ in measured])
-            chosen.append(Group(features, np.array([max(m.best, INSTANT) for _, m in measured])))
-            left -= len(measured)
-        if left < LEAST:
+        latest = list(features)[:left]
+        measured = [known[candidate] for candidate in latest]
+        if teaches(measured):
+            chosen.append(group_of(np.array([features[c] for c in latest]), measured))
+            left -= len(latest)
+        if left < _LEAST:
             break
     return chosen
 

@@ -9,6 +9,7 @@ from alt.elementary import Emitter, Expr
 from alt.graph import Value
 from alt.operators import delinear
 from alt.sketches.border import fill_border, fill_rows_border, vector_of_block
+from alt.sketches.row import spread
 from alt.sketches.scope import PARALLEL, SERIAL, SERIAL_ELEMENTS, VECTORIZED, Scope, Stmt, i32, seq
 from alt.sketches.turned import rows_of_blocks
 from alt.storage import block_of
@@ -132,10 +133,6 @@ def _point(scope: Scope, indices: Sequence[Expr], element: Element) -> Stmt:
     return seq(*emit.statements, scope.store(indices, value))
 
 
-def _kind(extents: Sequence[int]) -> bool:
-    return prod(extents) >= SERIAL_ELEMENTS
-
-
 def _write_rows(
     scope: Scope, start: Sequence[int], extents: Sequence[int], element: Element
 ) -> Stmt:
@@ -151,7 +148,7 @@ def _write_rows(
     # A single long row is cut, so that every core gets a share.
     pieces = 1
     vectors = length // lanes
-    if _kind(extents) and prod(outer) < 4 * scope.machine.cores and vectors > 1:
+    if prod(extents) >= SERIAL_ELEMENTS and prod(outer) < 4 * scope.machine.cores and vectors > 1:
         pieces = next(
             p for p in range(min(vectors, 16 * scope.machine.cores), 0, -1) if vectors % p == 0
         )
@@ -185,9 +182,7 @@ def _write_rows(
 
     if not extents:
         return _point(scope, [], element)
-    if _kind(extents):
-        return scope.parallel([*outer, pieces], whole)
-    return scope.nest([*outer, pieces], whole)
+    return spread(scope, [*outer, pieces], prod(extents), whole)
 
 
 def _write_blocks(
@@ -225,4 +220,4 @@ def _write_blocks(
         return seq(scope.when(at_first, fill), body)
 
     every = [batch, -(-channels // lanes), *rows]
-    return scope.parallel(every, row) if _kind(extents) else scope.nest(every, row)
+    return spread(scope, every, prod(extents), row)

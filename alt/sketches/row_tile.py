@@ -7,8 +7,7 @@ compile time are laid out as [G][O tile][I][taps][O in tile].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from math import prod
 
 from alt.elementary import Emitter, Expr
 from alt.graph import Node
@@ -52,7 +51,7 @@ class RowTile:
         """
         self._scope, self._node, self._phase = scope, node, phase
         _, channels, outputs = geometry(node)
-        taps = int(np.prod(phase.taps))
+        taps = prod(phase.taps)
         machine = scope.machine
         self.lanes = min(machine.lanes(), least or width)
         runs = -(-width // self.lanes)
@@ -150,7 +149,7 @@ class RowTile:
             return seq(*emit.statements, scope.store(indices, value))
 
         zero = each(many, lambda *p: tirx.BufferStore(acc, tirx.const(0.0, "float32"), [cell(*p)]))
-        reduce = scope.nest([channels, *phase.taps], step) if np.prod(phase.taps) else None
+        reduce = scope.nest([channels, *phase.taps], step) if prod(phase.taps) else None
         whole, left = divmod(outputs, many)
         ending = each(many, finish)
         if left:
@@ -164,7 +163,7 @@ class RowTile:
     def _packed(self) -> Callable[[Expr, Expr, Expr, tuple[Expr, ...]], Expr]:
         scope, node, phase = self._scope, self._node, self._phase
         groups, channels, outputs = geometry(node)
-        layout = Layout.identity((groups, outputs, channels, int(np.prod(phase.taps))))
+        layout = Layout.identity((groups, outputs, channels, prod(phase.taps)))
         layout = layout.pad(1, 0, -outputs % self.many)
         layout = layout.split(1, (-1, self.many)).reorder((0, 1, 3, 4, 2))
         name = f"{node.op}{groups},{phase.kernel_first},{phase.kernel_step},{phase.taps}"

@@ -14,9 +14,10 @@ from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Node, Value
 from alt.kernels import Kernel, operations
 from alt.operators import linear
+from alt.sketches.vectorizing import vectorizes
 from alt.target import Hardware
 from primitives import Layout
-from primitives.tensorir import ffi, ir, sym, tirx
+from primitives.tensorir import ir, sym, tirx
 from tuner.choices import Choose, Default
 
 Stmt = Any
@@ -116,7 +117,7 @@ class Scope:
         around, self._lanes = self._lanes, (var, extent, [])
         lane = body(var)
         kept, self._lanes = self._lanes[2], around
-        kind = VECTORIZED if _vectorizes(lane, var) else SERIAL
+        kind = VECTORIZED if vectorizes(lane, var) else SERIAL
         return seq(*map(tirx.AllocBuffer, kept), tirx.For(var, i32(0), i32(extent), kind, lane))
 
     def room(self, dtype: str, statements: list[Stmt]) -> tuple[Any, Expr]:
@@ -351,33 +352,6 @@ def _new_buffer(elements: int, dtype: str, name: str, scope: str) -> Any:
 
 _shared_buffer = lru_cache(maxsize=4096)(_new_buffer)
 """For scopes that only ask: nothing is made of their buffers, so that they need not be distinct."""
-
-
-def _vectorizes(body: Stmt, lane: Expr) -> bool:
-    """Whether TVM has a vector form of all calls in a loop's body.
-
-    Where it has none it takes the loop apart one statement at a time, and every lane then sees the
-    first lane's value of what another statement named.
-    """
-    scalar: list[Any] = []
-    varying = {lane}
-
-    def look(call: Any) -> None:
-        if call.op.same_as(_IF_THEN_ELSE):
-            depends: list[Any] = []
-            ffi.structural_walk(
-                call.args[0], [(tirx.Var, lambda v: depends.append(v) if v in varying else None)]
-            )
-            scalar.extend(depends)
-        elif not call.op.same_as(_REINTERPRET) and not call.op.get_attr("TVectorizable"):
-            scalar.append(call)
-
-    ffi.structural_walk(body, [(tirx.Bind, lambda b: varying.add(b.var))])
-    ffi.structural_walk(body, [(ir.Call, look)])
-    return not scalar
-
-
-_IF_THEN_ELSE, _REINTERPRET = ir.Op.get("prim.if_then_else"), ir.Op.get("tirx.reinterpret")
 
 
 def allocate(buffer: Any, *body: Stmt | None) -> Stmt:

@@ -14,7 +14,8 @@ import numpy as np
 from alt.elementary import Emitter, Expr
 from alt.graph import Value
 from alt.operators import delinear, linear
-from alt.sketches.scope import SERIAL_ELEMENTS, VECTORIZED, Scope, Stmt, i32, seq
+from alt.sketches.row import spread
+from alt.sketches.scope import VECTORIZED, Scope, Stmt, i32, seq
 from alt.storage import block_of, border_of, channels_blocked
 from primitives import Layout
 
@@ -65,14 +66,14 @@ def rows_of_blocks(scope: Scope) -> Stmt | None:
                 value = scope.evaluate(output, indices, emit)
                 return seq(*emit.statements, scope.store(indices, value))
 
-            def run(r: Expr) -> Stmt | None:
+            def run(r: Expr) -> Stmt:
                 start = number * piece + r
                 body = scope.loop(lanes, lambda k: cell(start * lanes + k), VECTORIZED)
-                return scope.when(start < runs, body) if runs % piece else body
+                return scope.when(start < runs, body) or seq() if runs % piece else body
 
             rest = positions % lanes
             body = seq(
-                scope.loop(piece, lambda r: run(r) or seq(), name="r"),
+                scope.loop(piece, run, name="r"),
                 scope.when(
                     number.equal(i32(pieces - 1)),
                     scope.loop(rest, lambda k: cell(runs * lanes + k)),
@@ -85,8 +86,7 @@ def rows_of_blocks(scope: Scope) -> Stmt | None:
         return scope.loop(block // shares, row, name="c")
 
     tasks = [batch, -(-channels // block), *above, pieces, shares]
-    spread = scope.parallel if output.size >= SERIAL_ELEMENTS else scope.nest
-    return spread(tasks, task)
+    return spread(scope, tasks, output.size, task)
 
 
 def _is_blocked(scope: Scope, value: Value) -> bool:
