@@ -82,7 +82,7 @@ def decide_storage(
     best = choose_winograd(anchor, machine) if sizes else 0
     options = [BLOCKS, *(f"{_WINOGRAD}{m}" for m in sizes)]
     refusal = why_not_blocks(anchor, machine, policy)
-    if policy.format is None and not is_depthwise(anchor):
+    if policy.format is None:
         options.append(ROWS)
     default = ROWS if refusal else f"{_WINOGRAD}{best}" if best else BLOCKS
     if default not in options:

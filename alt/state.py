@@ -9,9 +9,19 @@ from alt.errors import AltError
 
 
 def state_folder() -> Path:
-    """Where this user's state is kept, after the XDG base directory specification."""
+    """Where this user's state is kept, after the XDG base directory specification.
+
+    A relative path, good for nothing but to be shown, if there is neither a home nor
+    `XDG_STATE_HOME`.
+    """
     named = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".local" / "state") / "alt"
+    if named.is_absolute():
+        return named / "alt"
+    try:
+        home = Path.home()
+    except RuntimeError:  # as in a container that is run by a user without a name
+        home = Path("~")
+    return home / ".local" / "state" / "alt"
 
 
 def make_state_folder() -> Path:
@@ -20,10 +30,9 @@ def make_state_folder() -> Path:
     Raises:
         AltError: if it cannot be made.
     """
-    try:
-        folder = state_folder()
-    except RuntimeError as error:
-        raise AltError(f"cannot keep a log of your own: {error}; name a log") from error
+    folder = state_folder()
+    if not folder.is_absolute():
+        raise AltError(f"cannot make {folder}: there is no home folder; name a log")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

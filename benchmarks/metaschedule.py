@@ -1,9 +1,10 @@
-"""TVM's own tuner on the operators of a network, for `python -m benchmarks search`.
+"""TVM's own tuner on networks and their operators, for `python -m benchmarks search`.
 
 An operator is a convolution or a product with constant weights, with a bias and a ReLU behind it.
 MetaSchedule gets what Relax makes of it, may lay the weights out anew (which is not timed, as it
 is done once), uses as many threads as we do, and measures as we do: three samples of at least 10
-milliseconds, warm caches.
+milliseconds, warm caches. A network goes through Relax's own passes for tuning, with its batch
+normalisations folded into the convolutions before.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ import onnx
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 from tvm import ir, relax, s_tir
+from tvm.relax.frontend.onnx import from_onnx
 
 from alt.errors import AltError
 from alt.tasks import KernelTask
 from alt.threads import use_threads
+from alt.verify import run_reference
 from benchmarks.machine import physical_cores
+from benchmarks.networks import inputs_for
+from benchmarks.protocol import relative_error
 
 Array = np.ndarray[Any, Any]
 
@@ -179,24 +184,22 @@ class Scheduled:
     Attributes:
         seconds: that the search took.
         trials: candidates that it measured.
-        executable: the fastest one, for weights that are laid out as it wants them.
+        module: its `main` is the fastest one, for weights that are laid out as it wants them.
         arguments: its operands.
         error: of its result, relative to the largest magnitude of what is expected.
         threads: that it runs on.
     """
 
-    name: str
     seconds: float
     trials: int
-    executable: Any
+    module: Any
     arguments: tuple[Any, ...]
     error: float
     threads: int
 
-    @property
-    def called(self) -> Called:
-        """It, to be timed."""
-        return Called(self.name, self.executable, self.arguments, self.threads)
+    def called(self, name: str) -> Called:
+        """It, to be timed, with a name for tables."""
+        return Called(name, self.module, self.arguments, self.threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,13 +208,13 @@ class Called:
 
     Attributes:
         name: for tables.
-        executable: its function is `main`.
+        module: its function is `main`.
         arguments: of the function.
         threads: that it runs on.
     """
 
     name: str
-    executable: Any
+    module: Any
     arguments: Sequence[Any]
     threads: int
 
@@ -225,7 +228,7 @@ class Called:
 
     def _evaluate(self, number: int, repeat: int) -> list[float]:
         use_threads(self.threads, physical_cores())
-        clock = self.executable.mod.time_evaluator("main", tvm.cpu(), number=number, repeat=repeat)
+        clock = self.module.time_evaluator("main", tvm.cpu(), number=number, repeat=repeat)
         return [float(s) for s in clock(*self.arguments).results]
 
 
@@ -245,29 +248,15 @@ def search_by_metaschedule(
     Raises:
         AltError: if it finds no schedule.
     """
-    load_intrinsics()
-    from tvm.s_tir import meta_schedule
-
-    # Its workers inherit it.
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.WARNING)
-    target = tvm.target.Target({**target.export(), "num-cores": threads})
+    meta_schedule, target, measured = _prepared(target, trials, threads, seed)
     module = ir.IRModule({"main": operator.function()})
-    builder: Any = meta_schedule.builder.LocalBuilder(
-        max_workers=physical_cores(), timeout_sec=120.0, initializer=load_intrinsics
-    )
-    config = meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
-    runner: Any = meta_schedule.runner.LocalRunner(evaluator_config=config)
     start = time.monotonic()
     database = meta_schedule.tune_tir(
         module,
         target,
         str(folder),
         max_trials_global=trials,
-        num_trials_per_iter=min(trials, 64),
-        builder=builder,
-        runner=runner,
-        seed=seed,
+        **measured,
     )
     spent = time.monotonic() - start
     found = meta_schedule.tir_integration.compile_tir(database, module, target)
@@ -284,14 +273,101 @@ def search_by_metaschedule(
     alone = s_tir.transform.RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(found.mod)
     operands[1] = tvm.runtime.tensor(np.resize(w, _shape(alone, 1)))
     return Scheduled(
-        operator.name,
         spent,
         len(database.get_all_tuning_records()),
-        tvm.compile(alone, target),
+        tvm.compile(alone, target).mod,
         tuple(operands),
         error,
         threads,
     )
+
+
+def search_network_by_metaschedule(
+    model: onnx.ModelProto, target: Any, folder: Path, *, trials: int, threads: int, seed: int
+) -> Scheduled:
+    """Tune all functions of a network with TVM's MetaSchedule, and check what comes out.
+
+    Args:
+        model: the network; its inputs have static shapes.
+        target: TVM's target for this machine.
+        folder: an empty one, for its database.
+        trials: how many candidates to measure of every function.
+        threads: threads that candidates and the network run on.
+        seed: of its random decisions, and of the inputs.
+    """
+    meta_schedule, target, measured = _prepared(target, trials, threads, seed)
+    inputs = inputs_for(model, seed)
+    whole: Any = model  # what it is annotated to take is not what it takes
+    module = from_onnx(whole, sanitize_input_names=False)
+    passes = relax.transform
+    before = [
+        passes.FoldBatchnormToConv2D(),
+        passes.DecomposeOpsForInference(),
+        passes.CanonicalizeBindings(),
+        relax.get_pipeline("zero"),
+        passes.AttachAttrLayoutFreeBuffers(),
+    ]
+    with target:
+        module = tvm.transform.Sequential(before)(module)
+        start = time.monotonic()
+        database = meta_schedule.relax_integration.tune_relax(
+            module,
+            {},
+            target,
+            str(folder),
+            max_trials_global=1 << 30,
+            max_trials_per_task=trials,
+            **measured,
+        )
+        spent = time.monotonic() - start
+        # The weights are laid out as the functions want them, once and for all.
+        after = [
+            passes.MetaScheduleApplyDatabase(str(folder)),
+            passes.SplitLayoutRewritePreproc(),
+            passes.FoldConstant(),
+        ]
+        executable = tvm.compile(tvm.transform.Sequential(after)(module), target)
+    use_threads(threads, physical_cores())
+    device: Any = tvm.cpu()
+    machine = relax.VirtualMachine(executable, device)
+    arguments = tuple(
+        tvm.runtime.tensor(inputs[i.name]) for i in model.graph.input if i.name in inputs
+    )
+    outputs: Any = machine["main"](*arguments)
+    found = [outputs] if isinstance(outputs, tvm.runtime.Tensor) else list(outputs)
+    _, wanted = run_reference(model, inputs)
+    return Scheduled(
+        spent,
+        len(database.get_all_tuning_records()),
+        machine.module,
+        arguments,
+        relative_error([tensor.numpy() for tensor in found], wanted),
+        threads,
+    )
+
+
+def _prepared(target: Any, trials: int, threads: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
+    """MetaSchedule, the target with as many cores, and how it builds and measures."""
+    load_intrinsics()
+    from tvm.s_tir import meta_schedule
+
+    # Its workers inherit it.
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    logger = logging.getLogger("tvm.s_tir.meta_schedule")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers[:]:  # of a search before, into a folder that is gone
+        logger.removeHandler(handler)
+        handler.close()
+    target = tvm.target.Target({**target.export(), "num-cores": threads})
+    builder: Any = meta_schedule.builder.LocalBuilder(
+        max_workers=physical_cores(), timeout_sec=120.0, initializer=load_intrinsics
+    )
+    config = meta_schedule.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
+    runner: Any = meta_schedule.runner.LocalRunner(evaluator_config=config)
+    measured = {
+        "num_trials_per_iter": min(trials, 64), "builder": builder, "runner": runner, "seed": seed,
+    }  # fmt: skip
+    return meta_schedule, target, measured
 
 
 def load_intrinsics() -> None:

@@ -2,7 +2,7 @@
 
 Every variant of the search tunes the same network from nothing with the same budget; then the
 networks they found are timed in turns. With `--against metaschedule` single operators are tuned
-instead, by us and by TVM's own tuner.
+instead, by us and by TVM's own tuner, with `--against metaschedule-network` the whole network.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,13 @@ from alt.errors import AltError
 from alt.module import Module
 from alt.target import resolve
 from alt.verify import verify
-from benchmarks.metaschedule import Called, Operator, search_by_metaschedule
+from benchmarks.metaschedule import (
+    Called,
+    Operator,
+    Scheduled,
+    search_by_metaschedule,
+    search_network_by_metaschedule,
+)
 from benchmarks.protocol import TOLERANCE, Plan, Timing, interleave, median_ratio
 from tuner.errors import TuningError
 from tuner.options import Options
@@ -80,12 +87,14 @@ class Found:
     """What one search found for one model.
 
     Attributes:
+        way: its name.
         variant: of the network, see `alt.tuning.Tuned`.
         trials: candidates measured.
         seconds: of the search, with building and timing the network in the end.
         error: of the network's outputs against ONNX Runtime.
         timing: a sample a round; None if it did not come to that.
         problem: why not.
+        seed: of the search.
     """
 
     way: str
@@ -95,6 +104,12 @@ class Found:
     error: float = math.inf
     timing: Timing | None = None
     problem: str = ""
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of a way and of one search by it."""
+        return f"{self.way}, seed {self.seed}" if self.seed else self.way
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +143,7 @@ def searched(
                 verify=False,
             )
     except (AltError, TuningError) as error:
-        return Found(way.name, problem=str(error)), None
+        return Found(way.name, problem=str(error), seed=seed), None
     if tuned.module is None or tuned.outcome.interrupted:
         raise KeyboardInterrupt
     verdict = verify(model, tuned.module)
@@ -139,8 +154,9 @@ def searched(
         time.monotonic() - start,
         max((d.error for d in verdict.differences), default=0.0),
         problem="" if verdict.ok else f"wrong: {verdict}",
+        seed=seed,
     )
-    return found, Network(way.name, tuned.module)
+    return found, Network(found.name, tuned.module)
 
 
 def compare_ways(
@@ -152,8 +168,21 @@ def compare_ways(
     threads: int,
     seed: int,
     progress: Progress,
+    searches: int = 1,
 ) -> list[Found]:
-    """Search in every way, then time what was found in turns, and what needs no search."""
+    """Search in every way, then time what was found in turns, and what needs no search.
+
+    Args:
+        model: the network.
+        ways: the ways.
+        budget: of each search.
+        plan: of the timing in the end.
+        threads: of every network.
+        seed: of the first search of a way, and of the order of timing.
+        progress: told what is being done.
+        searches: so many of every way, with one seed after the other: two searches of one way find
+            different networks, and how different is what the ways have to be compared with.
+    """
     start = time.monotonic()
     module = alt.compile(model, threads=threads)
     verdict = verify(model, module)
@@ -162,30 +191,35 @@ def compare_ways(
     seconds = time.monotonic() - start
     results = [Found(UNTUNED, "default", seconds=seconds, error=error, problem=problem)]
     networks = [] if problem else [Network(UNTUNED, module)]
-    for way in ways:
-        progress(f"{way.name}")
-        found, network = searched(model, way, budget, threads, seed)
-        results.append(found)
-        if network is not None and not found.problem:
-            networks.append(network)
+    for turn in range(searches):
+        # Back and forth, so that a machine that slows down is no way's disadvantage.
+        for way in ways[:: -1 if turn % 2 else 1]:
+            found, network = searched(model, way, budget, threads, seed + turn)
+            progress(f"{found.name}: {found.trials} trials, {found.seconds:.0f} seconds")
+            results.append(found)
+            if network is not None and not found.problem:
+                networks.append(network)
     timings, _ = interleave(networks, plan, np.random.default_rng(seed))
-    return [replace(found, timing=timings.get(found.way)) for found in results]
+    return [replace(found, timing=timings.get(found.name)) for found in results]
 
 
 @dataclass(frozen=True)
 class Duel:
-    """One operator, tuned by MetaSchedule and by us.
+    """An operator or a network, tuned by MetaSchedule and by us.
 
     Attributes:
+        name: of what was tuned.
         metaschedule: what it found; its trials and seconds are the budgets.
         trials: what we found with as many trials.
         seconds: what we found in as many seconds.
+        count: how often an operator occurs in its network.
     """
 
-    operator: Operator
+    name: str
     metaschedule: Found
     trials: Found
     seconds: Found
+    count: int = 1
 
     def gain(self, ours: Found) -> float | None:
         """How much faster ours is: the median of ratios in a round."""
@@ -197,67 +231,110 @@ class Duel:
 def duel(
     operator: Operator, trials: int, plan: Plan, *, threads: int, seed: int, progress: Progress
 ) -> Duel:
-    """Tune an operator with MetaSchedule, then with as many trials and as many seconds of ours."""
-    rng = np.random.default_rng(seed)
+    """Tune an operator with MetaSchedule, then with as many trials and as many seconds of ours.
+
+    Args:
+        operator: what is tuned.
+        trials: that MetaSchedule has.
+        plan: of the timing in the end.
+        threads: of everything.
+        seed: of both searches, the operands, and the order of timing.
+        progress: told what is being done.
+    """
+    theirs = partial(search_by_metaschedule, operator)
+    model, name = operator.model(seed), operator.name
+    found = _duel(name, model, theirs, trials, plan, threads, seed, progress)
+    return replace(found, count=operator.count)
+
+
+def network_duel(
+    name: str,
+    model: onnx.ModelProto,
+    trials: int,
+    plan: Plan,
+    *,
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> Duel:
+    """The same for a whole network, where MetaSchedule has so many trials for every function."""
+    theirs = partial(search_network_by_metaschedule, model)
+    return _duel(name, model, theirs, trials, plan, threads, seed, progress)
+
+
+def _duel(
+    name: str,
+    model: onnx.ModelProto,
+    search: Callable[..., Scheduled],
+    trials: int,
+    plan: Plan,
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> Duel:
     samplers: list[Called] = []
-    progress(f"{operator.name}: MetaSchedule")
+    progress(f"{name}: MetaSchedule")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            machine = resolve("llvm", threads)
-            theirs = search_by_metaschedule(
-                operator, machine.target, Path(folder), trials=trials, threads=threads, seed=seed
-            )
+            target = resolve("llvm", threads).target
+            theirs = search(target, Path(folder), trials=trials, threads=threads, seed=seed)
     except AltError as error:
         them, seconds = Found(THEM, problem=str(error)), 60.0
     else:
         wrong = "" if theirs.error <= TOLERANCE else "wrong"
         them = Found(THEM, "", theirs.trials, theirs.seconds, theirs.error, problem=wrong)
-        seconds = theirs.seconds
-        samplers += [] if wrong else [theirs.called]
-    model = operator.model(seed)
+        trials, seconds = theirs.trials, theirs.seconds
+        samplers += [] if wrong else [theirs.called(THEM)]
     ours: list[Found] = []
-    for name, budget in (("trials", Budget(trials, None)), ("seconds", Budget(None, seconds / 60))):
-        progress(f"{operator.name}: ours with equal {name}")
-        found, network = searched(model, Way(name), budget, threads, seed)
+    for way, budget in (("trials", Budget(trials, None)), ("seconds", Budget(None, seconds / 60))):
+        progress(f"{name}: ours with equal {way}")
+        found, network = searched(model, Way(way), budget, threads, seed)
         ours.append(found)
         if network is not None and not found.problem:
             module = network.module
-            samplers.append(Called(name, module.library, module.bound(), module.threads))
-    timings, _ = interleave(samplers, plan, rng)
-    by_trials, by_seconds = (replace(f, timing=timings.get(f.way)) for f in ours)
-    return Duel(operator, replace(them, timing=timings.get(operator.name)), by_trials, by_seconds)
+            samplers.append(Called(found.name, module.library.mod, module.bound(), module.threads))
+    timings, _ = interleave(samplers, plan, np.random.default_rng(seed))
+    by_trials, by_seconds = (replace(f, timing=timings.get(f.name)) for f in ours)
+    return Duel(name, replace(them, timing=timings.get(THEM)), by_trials, by_seconds)
 
 
 # --- tables -------------------------------------------------------------------------------------
 
 
 def ways_table(results: Sequence[Found]) -> tuple[list[str], list[list[str]]]:
-    """A row a way of searching, with how many times as fast as the first it is."""
+    """A row a search, with how many times as fast as the first it is; then the mean of each way."""
     header = ["search", "ms", "gain", "network", "trials", "seconds", ""]
     rows: list[list[str]] = []
     first = results[0].timing if results else None
+    gains: dict[str, list[float]] = {}
     for found in results:
         ratio = "-"
         if first is not None and found.timing is not None:
-            ratio = f"{median_ratio(first.samples, found.timing.samples):.3f}"
+            gain = median_ratio(first.samples, found.timing.samples)
+            gains.setdefault(found.way, []).append(gain)
+            ratio = f"{gain:.3f}"
         spent = [str(found.trials), f"{found.seconds:.0f}"]
-        rows.append([found.way, _ms(found), ratio, found.variant, *spent, found.problem])
+        rows.append([found.name, _ms(found), ratio, found.variant, *spent, found.problem])
+    for way, several in gains.items():
+        if len(several) > 1:
+            rows.append([f"geomean of {way}", "", f"{_geomean(several):.3f}", "", "", "", ""])
     return header, rows
 
 
 def duels_table(duels: Sequence[Duel]) -> tuple[list[str], list[list[str]]]:
-    """A row an operator; how many times as fast ours is, and the geometric means."""
-    header = ["operator", "MetaSchedule ms", "seconds", "equal trials", "equal seconds", ""]
+    """A row an operator, or one for a network: how many times as fast ours is; then the means."""
+    header = ["tuned", "MetaSchedule ms", "seconds", "equal trials", "equal seconds", ""]
     rows: list[list[str]] = []
     for one in duels:
         them = one.metaschedule
         gains = [_ratio(one.gain(ours)) for ours in (one.trials, one.seconds)]
         problems = "; ".join(f.problem for f in (them, one.trials, one.seconds) if f.problem)
-        rows.append([one.operator.name, _ms(them), f"{them.seconds:.0f}", *gains, problems])
+        rows.append([one.name, _ms(them), f"{them.seconds:.0f}", *gains, problems])
     both = [[one.gain(one.trials) for one in duels], [one.gain(one.seconds) for one in duels]]
-    rows.append(["geomean", "", "", *(_ratio(_mean(gains)) for gains in both), ""])
-    sums = [_whole(duels, lambda one: one.trials), _whole(duels, lambda one: one.seconds)]
-    rows.append(["sum, each as often as it occurs", "", "", *map(_ratio, sums), ""])
+    if len(duels) > 1:
+        rows.append(["geomean", "", "", *(_ratio(_mean(gains)) for gains in both), ""])
+        sums = [_whole(duels, lambda one: one.trials), _whole(duels, lambda one: one.seconds)]
+        rows.append(["sum, each as often as it occurs", "", "", *map(_ratio, sums), ""])
     return header, rows
 
 
@@ -268,8 +345,8 @@ def _whole(duels: Sequence[Duel], ours: Callable[[Duel], Found]) -> float | None
         timing, other = ours(one).timing, one.metaschedule.timing
         if timing is None or other is None:
             return None
-        them += one.operator.count * other.median
-        us += one.operator.count * timing.median
+        them += one.count * other.median
+        us += one.count * timing.median
     return them / us if us else None
 
 
@@ -283,4 +360,8 @@ def _ratio(gain: float | None) -> str:
 
 def _mean(gains: Sequence[float | None]) -> float | None:
     known = [gain for gain in gains if gain is not None]
-    return math.exp(float(np.mean(np.log(known)))) if known else None
+    return _geomean(known) if known else None
+
+
+def _geomean(gains: Sequence[float]) -> float:
+    return math.exp(float(np.mean(np.log(gains))))

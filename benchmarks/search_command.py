@@ -20,7 +20,7 @@ from alt.target import require_cpu
 from alt.tasks import tasks_of
 from benchmarks.arguments import some_names_of
 from benchmarks.machine import physical_cores, this_machine
-from benchmarks.metaschedule import operators_of
+from benchmarks.metaschedule import Operator, operators_of
 from benchmarks.networks import NETWORKS
 from benchmarks.protocol import Plan
 from benchmarks.search import (
@@ -29,9 +29,12 @@ from benchmarks.search import (
     compare_ways,
     duel,
     duels_table,
+    network_duel,
     ways_table,
 )
 from benchmarks.tables import markdown, plain
+
+AGAINST = "metaschedule"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help=f"comma-separated; any of {', '.join(WAYS)}",
     )
-    add("--against", choices=["metaschedule"], help="tune operators, beside this tuner")
+    add(
+        "--searches",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="by every way, each with another seed; default: %(default)s",
+    )
+    add(
+        "--against",
+        choices=[AGAINST, f"{AGAINST}-network"],
+        help="tune operators, or the network, beside this tuner, which has so many trials for each "
+        "function",
+    )
     add("--operators", type=positive, metavar="N", help="only the first N operators")
     add("--threads", type=positive, default=physical_cores(), help="default: physical cores")
     add("--repeats", type=positive, default=20, help="rounds in the end; default: %(default)s")
@@ -91,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.minutes is not None and options.minutes <= 0:
         parser.error(f"--minutes {options.minutes}: give more than 0")
     if options.against and options.minutes is not None:
-        parser.error("--against metaschedule takes --trials: its seconds are the other budget")
+        parser.error(
+            f"--against {options.against} takes --trials: its seconds are the other budget"
+        )
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such folder; create it first")
     trials = options.trials or (256 if options.minutes is None else None)
@@ -101,18 +118,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = _model(options.network, options.seed)
         if options.against:
-            network = fused(model, threads=options.threads)
-            machine = require_cpu(network.machine)
-            rules = plan_layouts(network.graph, network.kernels, machine)
-            tasks = tasks_of(network.kernels, network.graph.constants, machine, rules)
-            operators = operators_of(tasks.values())[: options.operators]
-            results = [duel(operator, trials or 256, plan, **common) for operator in operators]
+            if options.against == AGAINST:
+                operators = _operators(model, options.threads)[: options.operators]
+                results = [duel(operator, trials or 256, plan, **common) for operator in operators]
+            else:
+                results = [network_duel(options.network, model, trials or 256, plan, **common)]
             table = duels_table(results)
             failed = any(f.problem for d in results for f in (d.metaschedule, d.trials, d.seconds))
         else:
             budget = Budget(trials, options.minutes)
             ways = [WAYS[name] for name in options.ways]
-            results = compare_ways(model, ways, budget, plan, **common)
+            results = compare_ways(model, ways, budget, plan, searches=options.searches, **common)
             table = ways_table(results)
             failed = any(found.problem for found in results)
     except AltError as error:
@@ -127,6 +143,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = {"network": options.network, "results": [asdict(result) for result in results]}
         options.json.write_text(json.dumps(data, indent=2) + "\n")
     return 1 if failed else 0
+
+
+def _operators(model: onnx.ModelProto, threads: int) -> list[Operator]:
+    network = fused(model, threads=threads)
+    machine = require_cpu(network.machine)
+    rules = plan_layouts(network.graph, network.kernels, machine)
+    tasks = tasks_of(network.kernels, network.graph.constants, machine, rules)
+    return operators_of(tasks.values())
 
 
 def _model(network: str, seed: int) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ import pytest
 from equivalence import array, model, node
 
 import alt
+from alt.cli import main
 from alt.state import make_state_folder
 from tuner.log import TuningLog
 from tuner.options import Options
@@ -42,7 +43,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_done(
         alt.tune("there is no such model.onnx")
 
 
-def test_who_has_no_home_is_told_to_name_a_log(monkeypatch):
+def test_who_has_no_home_is_told_to_name_a_log(monkeypatch, capsys):
     def nowhere():
         raise RuntimeError("Could not determine home directory.")
 
@@ -50,3 +51,7 @@ def test_who_has_no_home_is_told_to_name_a_log(monkeypatch):
     monkeypatch.setattr(Path, "home", nowhere)
     with pytest.raises(alt.AltError, match="name a log"):
         make_state_folder()
+    assert main(["tune", "model.onnx"]) == 1
+    assert "name a log" in capsys.readouterr().err
+    assert main(["check", "there is no such model.onnx"]) == 1
+    assert "there is no such model.onnx" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.__main__ import main
 from benchmarks.metaschedule import Operator, operators_of
@@ -38,13 +39,31 @@ def test_ways_are_compared_with_the_first_round_by_round():
     assert rows[2][-1] == "wrong: it is" and all(len(row) == len(header) for row in rows)
 
 
+def test_several_searches_of_a_way_have_a_row_each_and_a_mean():
+    results = [
+        timed("untuned", 4.0, 4.0),
+        timed("joint", 1.0, 1.0),
+        timed("WP", 2.0, 2.0),
+        timed("WP", 8.0, 8.0, seed=1),
+        timed("joint", 4.0, 4.0, seed=1),
+        Found("joint", seed=2, problem="no"),
+    ]
+    header, rows = ways_table(results)
+    gain = header.index("gain")
+    assert [row[0] for row in rows[:6]] == [
+        "untuned", "joint", "WP", "WP, seed 1", "joint, seed 1", "joint, seed 2",
+    ]  # fmt: skip
+    assert [(row[0], row[gain]) for row in rows[6:]] == [
+        ("geomean of joint", "2.000"), ("geomean of WP", "1.000"),
+    ]  # fmt: skip
+    assert all(len(row) == len(header) for row in rows)
+
+
 def test_duels_have_a_geometric_mean_over_those_that_were_fought():
     duels = [
-        Duel(PRODUCT, timed("MetaSchedule", 4.0), timed("trials", 1.0), timed("seconds", 2.0)),
-        Duel(
-            LINE, timed("MetaSchedule", 1.0), timed("trials", 1.0), Found("seconds", problem="no")
-        ),
-        Duel(STRIDED, Found("MetaSchedule"), timed("trials", 1.0), timed("seconds", 2.0)),
+        Duel("a", timed("MetaSchedule", 4.0), timed("trials", 1.0), timed("seconds", 2.0)),
+        Duel("b", timed("MetaSchedule", 1.0), timed("trials", 1.0), Found("seconds", problem="no")),
+        Duel("c", Found("MetaSchedule"), timed("trials", 1.0), timed("seconds", 2.0)),
     ]
     header, rows = duels_table(duels)
     assert [row[header.index("equal trials")] for row in rows] == ["4.00", "1.00", "-", "2.00", "-"]
@@ -54,8 +73,8 @@ def test_duels_have_a_geometric_mean_over_those_that_were_fought():
 
 def test_the_sum_of_duels_counts_every_operator_as_often_as_it_occurs():
     duels = [
-        Duel(POINTWISE, *(timed(name, s) for name, s in (("them", 3.0), ("t", 1.0), ("s", 2.0)))),
-        Duel(PRODUCT, *(timed(name, s) for name, s in (("them", 4.0), ("t", 8.0), ("s", 1.0)))),
+        Duel("twice", timed("them", 3.0), timed("t", 1.0), timed("s", 2.0), count=2),
+        Duel("once", timed("them", 4.0), timed("t", 8.0), timed("s", 1.0)),
     ]
     header, rows = duels_table(duels)
     assert rows[-1][header.index("equal trials")] == "1.00"  # 2 * 3 + 4 by 2 * 1 + 8
@@ -127,13 +146,15 @@ def test_operators_are_those_of_the_network_each_once(tmp_path):
 def test_a_tiny_run_of_some_ways(tmp_path, capsys):
     onnx.save(POINTWISE.model(seed=0), tmp_path / "model.onnx")
     arguments = ["--network", str(tmp_path / "model.onnx"), "--trials", "6", "--threads", "1"]
-    arguments += ["--ways", "joint,OL NCHW,loops at random", "--repeats", "2", "--sample-ms", "1"]
+    arguments += ["--ways", "joint,OL NCHW", "--searches", "2"]
+    arguments += ["--repeats", "2", "--sample-ms", "1"]
     assert main(["search", *arguments, "--json", str(tmp_path / "out.json")]) == 0
     printed = capsys.readouterr().out
-    assert "joint" in printed and "OL NCHW" in printed
+    assert "OL NCHW, seed 1" in printed and "geomean of joint" in printed
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [r["way"] for r in results] == ["untuned", "joint", "OL NCHW", "loops at random"]
-    assert [r["trials"] for r in results] == [0, 6, 6, 6]
+    assert [r["way"] for r in results] == ["untuned", "joint", "OL NCHW", "OL NCHW", "joint"]
+    assert [r["seed"] for r in results] == [0, 0, 0, 1, 1]
+    assert [r["trials"] for r in results] == [0, 6, 6, 6, 6]
     assert all(len(r["timing"]["samples"]) == 2 and r["error"] < 1e-3 for r in results)
 
 
@@ -145,7 +166,40 @@ def test_a_tiny_run_against_metaschedule(tmp_path, capsys):
     arguments += ["--against", "metaschedule", "--repeats", "2", "--sample-ms", "1", "--markdown"]
     assert main(["search", *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "geomean" in printed and POINTWISE.name in printed
+    assert POINTWISE.name in printed
+
+
+@pytest.mark.llvm
+@pytest.mark.slow
+def test_a_tiny_network_against_metaschedule(tmp_path, capsys):
+    """With a batch normalisation, and weights that it lays out anew."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y0"], pads=[1] * 4),
+        helper.make_node("BatchNormalization", ["y0", "s", "b", "m", "v"], ["y1"]),
+        helper.make_node("Relu", ["y1"], ["y2"]),
+        helper.make_node("Flatten", ["y2"], ["y3"]),
+        helper.make_node("MatMul", ["y3", "p"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    shapes = {"w": (8, 3, 3, 3), "s": (8,), "b": (8,), "m": (8,), "v": (8,), "p": (288, 10)}
+    weights = [
+        numpy_helper.from_array(rng.random(shape, dtype=np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", (1, 3, 6, 6)), ("y", (1, 10)))
+    ]
+    graph = helper.make_graph(nodes, "tiny", ends[:1], ends[1:], weights)
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "tiny.onnx")
+    arguments = ["--network", str(tmp_path / "tiny.onnx"), "--trials", "4", "--threads", "1"]
+    arguments += ["--against", "metaschedule-network", "--repeats", "2", "--sample-ms", "1"]
+    out = tmp_path / "out.json"
+    assert main(["search", *arguments, "--json", str(out)]) == 0
+    (found,) = json.loads(out.read_text())["results"]
+    assert found["metaschedule"]["trials"] >= 4 and found["metaschedule"]["error"] < 1e-5
+    assert found["trials"]["timing"] and found["seconds"]["timing"]
 
 
 def test_every_way_has_a_name_of_its_own():
