@@ -188,7 +188,7 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Conv": (onnx_windows.explicit_pads, onnx_windows.convolution),
     "ConvTranspose": (onnx_windows.transposed_convolution, onnx_windows.convolution),
     "ConstantOfShape": (constant_input(0),),
-    "CumSum": (constant_input(1),),
+    "CumSum": (constant_input(1), onnx_arithmetic.cum_sum),
     "Dropout": (onnx_normalization.dropout,),
     "Einsum": (einsum,),
     "Equal": (onnx_arithmetic.equal_to_minus_infinity,),

@@ -175,13 +175,26 @@ def test_empty_tensors():
         check(node("Relu", "z"), {"z": empty})
 
 
+@pytest.mark.parametrize("shape", [(9, 17), (2, 1031, 3)])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_cumulative_sums(shape, reverse, exclusive):
+    ways = {"reverse": reverse, "exclusive": exclusive}
+    nodes = [
+        node("CumSum", "x one", "y", **ways),
+        node("CumSum", "x last", "z", **ways),
+        node("CumSum", "i one", "j", **ways),
+    ]
+    inputs = {"x": array(*shape), "i": np.arange(np.prod(shape)).reshape(shape) % 7}
+    constants = {"one": np.array(1), "last": np.array(-1)}
+    check(nodes, inputs, constants, ["y", "z", "j"], length=shape[1])
+
+
 RIGHT_OR_REFUSED = {
     "LSTM": (node("LSTM", "x w4 r4 b4", hidden_size=5), (4, 2, 7)),
     "GRU": (node("GRU", "x w3 r3 b3", hidden_size=5), (4, 2, 7)),
     "RNN": (node("RNN", "x w1 r1 b1", hidden_size=5), (4, 2, 7)),
     "QuantizeLinear": (node("QuantizeLinear", "x s z"), (3, 20)),
-    "CumSum": (node("CumSum", "x one"), (9, 17)),
-    "backward CumSum": (node("CumSum", "x one", reverse=1, exclusive=1), (9, 17)),
     "TopK": (node("TopK", "x k", "y i", axis=1), (9, 17)),
     "ScatterElements": (node("ScatterElements", "x i u"), (6, 5)),
     "ScatterND": (node("ScatterND", "x n u"), (6, 5)),
