@@ -14,7 +14,13 @@ from functools import lru_cache
 
 from onnx import NodeProto
 
-from tvm_patches import onnx_arithmetic, onnx_normalization, onnx_resize, onnx_windows
+from tvm_patches import (
+    onnx_arithmetic,
+    onnx_indexing,
+    onnx_normalization,
+    onnx_resize,
+    onnx_windows,
+)
 from tvm_patches.onnx_einsum import einsum
 from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes, optional, without
 
@@ -124,16 +130,6 @@ def quantize(node: NodeProto, view: View) -> Repair:
     return "block_size is not supported" if attributes(node).get("block_size", 0) else None
 
 
-def top_k(node: NodeProto, view: View) -> Repair:
-    """Sorting has no code for unsigned integers."""
-    dtype = view.dtype(node.input[0])
-    if dtype is not None and dtype.kind == "u":
-        return f"elements of type {dtype.name} are not supported"
-    if not attributes(node).get("sorted", 1):
-        return [without(node, "sorted")]
-    return constant_input(1)(node, view)
-
-
 def roi_align(node: NodeProto, view: View) -> Repair:
     """The maximum is taken over other samples than ONNX's."""
     return "mode=max is not supported" if attributes(node).get("mode", "avg") == "max" else None
@@ -217,7 +213,9 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Split": (constant_input(1),),
     "Squeeze": (axes_as_list,),
     "Tile": (constant_input(1),),
-    "TopK": (top_k,),
+    "ScatterElements": (onnx_indexing.scatter_elements,),
+    "ScatterND": (onnx_indexing.scatter_nd,),
+    "TopK": (onnx_indexing.top_k,),
     "Unsqueeze": (axes_as_list,),
     **{
         f"Reduce{kind}": (constant_input(1),)
