@@ -178,7 +178,7 @@ def constant_input(*positions: int) -> Callable[[NodeProto, View], Repair]:
 
 _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Attention": (attention,),
-    "AveragePool": (onnx_windows.explicit_pads,),
+    "AveragePool": (onnx_windows.explicit_pads, onnx_windows.clamped_window),
     "BatchNormalization": (onnx_normalization.batch_normalization,),
     "BitShift": (onnx_arithmetic.bit_shift,),
     "Conv": (onnx_windows.explicit_pads, onnx_windows.convolution),
@@ -195,7 +195,11 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "IsInf": (onnx_arithmetic.is_inf,),
     "LayerNormalization": (onnx_normalization.layer_normalization,),
     "LpPool": (onnx_windows.explicit_pads,),
-    "MaxPool": (onnx_windows.max_pool, onnx_windows.explicit_pads),
+    "MaxPool": (
+        onnx_windows.max_pool,
+        onnx_windows.explicit_pads,
+        onnx_windows.clamped_window,
+    ),
     "MaxUnpool": (max_unpool,),
     "Mod": (onnx_arithmetic.mod,),
     "OneHot": (onnx_arithmetic.one_hot,),
