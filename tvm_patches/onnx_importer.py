@@ -18,6 +18,7 @@ from tvm_patches import (
     onnx_arithmetic,
     onnx_indexing,
     onnx_normalization,
+    onnx_recurrent,
     onnx_resize,
     onnx_windows,
 )
@@ -71,6 +72,8 @@ def repair(node: NodeProto, view: View) -> Repair:
         return _REFUSED[node.op_type]
     if node.op_type == "LpNormalization":
         return onnx_normalization.lp_normalization(node, view)
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return onnx_recurrent.recurrent(node, view)
     if node.op_type not in importable() or node.op_type.startswith("Sequence"):
         return "the operator is not supported"
     for name in [*node.input, *node.output]:

@@ -241,10 +241,34 @@ def test_scatter_elements(axis, reduction):
     check(scatter, inputs, length=8)
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent(kind, gates, state, direction):
+    ways = 1 + (direction == "bidirectional")
+    constants = {
+        "w": array(ways, gates * 5, 7) / 3,
+        "r": array(ways, gates * 5, 5) / 3,
+        "b": array(ways, 2 * gates * 5),
+    }
+    inputs, outputs = {"x": array(6, 3, 7)}, ["y", "h"] + ["c"] * (kind == "LSTM")
+    if state:
+        inputs |= {f"{n}0": array(ways, 3, 5, seed=k) for k, n in enumerate(outputs[1:])}
+    named = ["x", "w", "r", "b" if state else "", "", *list(inputs)[1:]]
+    ways = {"hidden_size": 5, "direction": direction}
+    check(node(kind, named, outputs, **ways), inputs, constants, outputs, length=60)
+    if kind == "GRU":
+        made = node(kind, named, outputs, linear_before_reset=1, **ways)
+        check(made, inputs, constants, outputs, length=60)
+
+
+def test_recurrent_of_many_steps_is_refused():
+    constants = {"w": array(1, 20, 7), "r": array(1, 20, 5)}
+    with pytest.raises(AltError, match="500 steps"):
+        check(node("LSTM", "x w r", hidden_size=5), {"x": array(500, 1, 7)}, constants)
+
+
 RIGHT_OR_REFUSED = {
-    "LSTM": (node("LSTM", "x w4 r4 b4", hidden_size=5), (4, 2, 7)),
-    "GRU": (node("GRU", "x w3 r3 b3", hidden_size=5), (4, 2, 7)),
-    "RNN": (node("RNN", "x w1 r1 b1", hidden_size=5), (4, 2, 7)),
     "QuantizeLinear": (node("QuantizeLinear", "x s z"), (3, 20)),
     "NonZero": (node("NonZero"), (3, 5)),
     "Unique": (node("Unique"), (5,)),
@@ -261,8 +285,6 @@ RIGHT_OR_REFUSED = {
 def test_rare_operator_is_right_or_refused(case):
     operator, shape = RIGHT_OR_REFUSED[case]
     constants = {
-        **{f"{n}{g}": array(1, g * 5, *e) for g in (1, 3, 4) for n, e in (("w", (7,)), ("r", (5,)))},
-        **{f"b{g}": array(1, 2 * g * 5) for g in (1, 3, 4)},
         "s": np.float32(0.1), "z": np.uint8(128), "g": array(1, 3, 3, 2, low=-1.0), "step": np.array(8),
         "boxes": np.array([[1, 1, 5, 6]], np.float32), "first": np.array([0]),
         "where": np.array([[[[0, 3], [8, 15]]]]), "length": np.array(16),
