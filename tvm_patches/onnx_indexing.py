@@ -54,7 +54,7 @@ def scatter_nd(node: NodeProto, view: View) -> Repair:
     depth = indices.shape[-1]
     outer, inner = shape[:depth], shape[depth:]
     at = indices.reshape(-1, depth) % np.array(outer, np.int64)
-    rows = np.ravel_multi_index(tuple(at.T), outer)
+    rows = np.asarray(np.ravel_multi_index(tuple(at.T), outer))
     reduction = attributes(node).get("reduction", "none")
     if reduction != "none" and len(np.unique(rows)) != len(rows):
         return f"reduction={reduction} at repeated indices is not supported"
