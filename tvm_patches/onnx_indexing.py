@@ -44,31 +44,48 @@ def top_k(node: NodeProto, view: View) -> Repair:
 
 
 def scatter_nd(node: NodeProto, view: View) -> Repair:
-    """What is written where is known: a choice between the data and the gathered updates."""
+    """A choice between the data and the gathered updates; known when compiling, or looked for."""
     data, updates = node.input[0], node.input[2]
-    shape, indices = view.shape(data), view.constant(node.input[1])
-    if indices is None:
-        return f"its indices {node.input[1]} are not constant; bind what they depend on"
-    if shape is None:
+    shape, size, indices = view.shape(data), view.shape(node.input[1]), view.constant(node.input[1])
+    if shape is None or size is None:
         return None
-    depth = indices.shape[-1]
-    outer, inner = shape[:depth], shape[depth:]
-    at = indices.reshape(-1, depth) % np.array(outer, np.int64)
-    rows = np.asarray(np.ravel_multi_index(tuple(at.T), outer))
-    reduction = attributes(node).get("reduction", "none")
-    if reduction != "none" and len(np.unique(rows)) != len(rows):
-        return f"reduction={reduction} at repeated indices is not supported"
-    source = np.full(int(np.prod(outer)), -1)
-    source[rows] = np.arange(len(rows))
-    write = Rewrite(node, view)
-    flat = write("Reshape", updates, write.constant([len(rows), *inner]))
-    taken = write("Gather", flat, write.constant(np.maximum(source, 0)), axis=0)
+    outer, inner = shape[: size[-1]], shape[size[-1] :]
+    count, updated = int(np.prod(outer)), int(np.prod(size[:-1]))
+    write, reduction = Rewrite(node, view), attributes(node).get("reduction", "none")
+    if indices is not None:
+        at = indices.reshape(-1, size[-1]) % np.array(outer, np.int64)
+        rows = np.asarray(np.ravel_multi_index(tuple(at.T), outer))
+        if reduction != "none" and len(np.unique(rows)) != updated:
+            return f"reduction={reduction} at repeated indices is not supported"
+        known = np.full(count, -1)
+        known[rows] = np.arange(updated)
+        source = write.constant(known)
+    elif reduction != "none":
+        return f"reduction={reduction} at indices that are not constant is not supported"
+    else:
+        source = _last_to_write(write, outer, size[-1], updated)
+    flat = write("Reshape", updates, write.constant([updated, *inner]))
+    taken = write("Gather", flat, write("Max", source, write.constant(0)), axis=0)
     whole = write("Reshape", taken, write.constant(shape))
     if reduction != "none":
         whole = write(_COMBINE[reduction], data, whole)
-    hit = write.constant((source >= 0).reshape(*outer, *[1] * len(inner)), "bool")
+    hit = write("GreaterOrEqual", source, write.constant(0))
+    hit = write("Reshape", hit, write.constant([*outer, *[1] * len(inner)]))
     write("Where", hit, whole, data, out=node.output[0])
     return write.nodes
+
+
+def _last_to_write(write: Rewrite, outer: tuple[int, ...], depth: int, updated: int) -> str:
+    """For each place the number of the last update of it, -1 if there is none."""
+    index = write("Reshape", write.node.input[1], write.constant([updated, depth]))
+    wrapped = write("Add", index, write.constant(outer))
+    index = write("Where", write("Less", index, write.constant(0)), wrapped, index)
+    strides = [int(np.prod(outer[axis + 1 :])) for axis in range(depth)]
+    row = write("ReduceSum", write("Mul", index, write.constant(strides)), write.constant([1]))
+    place = write.constant(np.arange(int(np.prod(outer)))[None])
+    number = write.constant(np.arange(updated)[:, None])
+    last = write("Where", write("Equal", row, place), number, write.constant(-1))
+    return write("ReduceMax", last, write.constant([0]), keepdims=0)
 
 
 def scatter_elements(node: NodeProto, view: View) -> Repair:

@@ -222,10 +222,13 @@ def test_scatter_at_constant_indices():
     check(nodes, inputs, constants, ["y", "z", "s", "t"])
 
 
-def test_scatter_at_indices_that_are_not_constant_is_refused():
-    inputs = {"x": array(6, 5), "i": np.array([[1], [4]]), "u": array(2, 5)}
-    with pytest.raises(AltError, match="not constant"):
-        check(node("ScatterND", "x i u"), inputs)
+def test_scatter_at_indices_of_the_input():
+    inputs = {"x": array(6, 5, 3), "u": array(2, 5, 3), "v": array(3, 3, seed=1)}
+    inputs |= {"i": np.array([[1], [-2]]), "p": np.array([[0, 1], [5, -2], [2, 2]])}
+    nodes = [node("ScatterND", "x i u", "y"), node("ScatterND", "x p v", "z")]
+    check(nodes, inputs, None, ["y", "z"])
+    with pytest.raises(AltError, match="reduction=add"):
+        check(node("ScatterND", "x i u", reduction="add"), inputs)
 
 
 @pytest.mark.parametrize("reduction", ["none", "add"])
