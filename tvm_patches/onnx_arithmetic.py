@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
@@ -16,6 +18,52 @@ def bit_shift(node: NodeProto, view: View) -> Repair:
     if by is None or by.min(initial=0) < 0 or by.max(initial=0) >= 8 * dtype.itemsize:
         return f"shifts must be constants from 0 to {8 * dtype.itemsize - 1}"
     return None
+
+
+LONGEST_SUM = 512
+"""A cumulative sum over more elements than this goes block by block."""
+
+
+def cum_sum(node: NodeProto, view: View) -> Repair:
+    """The importer's operator has no TensorIR. Each sum is one of what a triangle lets through."""
+    place, shape = view.constant(node.input[1]), view.shape(node.input[0])
+    dtype, values = view.dtype(node.input[0]), attributes(node)
+    if place is None or shape is None or dtype is None:
+        return None
+    write, axis = Rewrite(node, view), int(place.item()) % len(shape)
+    length, exclusive = shape[axis], values.get("exclusive", 0)
+    if length > LONGEST_SUM:
+        return _cum_sum_of_blocks(write, axis, shape, values)
+    row, column = np.arange(length)[None], np.arange(length)[:, None]
+    row, column = (column, row) if values.get("reverse", 0) else (row, column)
+    let_through = (row < column if exclusive else row <= column).reshape(
+        [length] * 2 + [1] * (len(shape) - axis - 1)
+    )
+    wide = write("Unsqueeze", node.input[0], write.constant([axis]))
+    kept = write("Where", write.constant(let_through, "bool"), wide, write.constant(0, dtype))
+    write("ReduceSum", kept, write.constant([axis + 1]), out=node.output[0], keepdims=0)
+    return write.nodes
+
+
+def _cum_sum_of_blocks(
+    write: Rewrite, axis: int, shape: tuple[int, ...], values: dict[str, Any]
+) -> list[NodeProto]:
+    """Sums within blocks, and before each block the sum of the blocks on its side."""
+    x, y = write.node.input[0], write.node.output[0]
+    block = int(np.sqrt(shape[axis]))
+    blocks = -(-shape[axis] // block)
+    pads = np.zeros((2, len(shape)), np.int64)
+    pads[1, axis] = blocks * block - shape[axis]
+    split = write.constant([*shape[:axis], blocks, block, *shape[axis + 1 :]])
+    parts = write("Reshape", write("Pad", x, write.constant(pads.ravel())), split)
+    within = write("CumSum", parts, write.constant(axis + 1), **values)
+    totals = write("ReduceSum", parts, write.constant([axis + 1]))
+    before = write("CumSum", totals, write.constant(axis), **{**values, "exclusive": 1})
+    joined = write.constant([*shape[:axis], blocks * block, *shape[axis + 1 :]])
+    whole = write("Reshape", write("Add", within, before), joined)
+    ends = (write.constant([n]) for n in (0, shape[axis], axis))
+    write("Slice", whole, *ends, out=y)
+    return write.nodes
 
 
 def equal_to_minus_infinity(node: NodeProto, view: View) -> Repair:

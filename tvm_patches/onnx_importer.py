@@ -14,7 +14,14 @@ from functools import lru_cache
 
 from onnx import NodeProto
 
-from tvm_patches import onnx_arithmetic, onnx_normalization, onnx_resize, onnx_windows
+from tvm_patches import (
+    onnx_arithmetic,
+    onnx_indexing,
+    onnx_normalization,
+    onnx_recurrent,
+    onnx_resize,
+    onnx_windows,
+)
 from tvm_patches.onnx_einsum import einsum
 from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes, optional, without
 
@@ -65,6 +72,8 @@ def repair(node: NodeProto, view: View) -> Repair:
         return _REFUSED[node.op_type]
     if node.op_type == "LpNormalization":
         return onnx_normalization.lp_normalization(node, view)
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return onnx_recurrent.recurrent(node, view)
     if node.op_type not in importable() or node.op_type.startswith("Sequence"):
         return "the operator is not supported"
     for name in [*node.input, *node.output]:
@@ -124,16 +133,6 @@ def quantize(node: NodeProto, view: View) -> Repair:
     return "block_size is not supported" if attributes(node).get("block_size", 0) else None
 
 
-def top_k(node: NodeProto, view: View) -> Repair:
-    """Sorting has no code for unsigned integers."""
-    dtype = view.dtype(node.input[0])
-    if dtype is not None and dtype.kind == "u":
-        return f"elements of type {dtype.name} are not supported"
-    if not attributes(node).get("sorted", 1):
-        return [without(node, "sorted")]
-    return constant_input(1)(node, view)
-
-
 def roi_align(node: NodeProto, view: View) -> Repair:
     """The maximum is taken over other samples than ONNX's."""
     return "mode=max is not supported" if attributes(node).get("mode", "avg") == "max" else None
@@ -182,13 +181,13 @@ def constant_input(*positions: int) -> Callable[[NodeProto, View], Repair]:
 
 _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Attention": (attention,),
-    "AveragePool": (onnx_windows.explicit_pads,),
+    "AveragePool": (onnx_windows.explicit_pads, onnx_windows.clamped_window),
     "BatchNormalization": (onnx_normalization.batch_normalization,),
     "BitShift": (onnx_arithmetic.bit_shift,),
     "Conv": (onnx_windows.explicit_pads, onnx_windows.convolution),
     "ConvTranspose": (onnx_windows.transposed_convolution, onnx_windows.convolution),
     "ConstantOfShape": (constant_input(0),),
-    "CumSum": (constant_input(1),),
+    "CumSum": (constant_input(1), onnx_arithmetic.cum_sum),
     "Dropout": (onnx_normalization.dropout,),
     "Einsum": (einsum,),
     "Equal": (onnx_arithmetic.equal_to_minus_infinity,),
@@ -199,7 +198,11 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "IsInf": (onnx_arithmetic.is_inf,),
     "LayerNormalization": (onnx_normalization.layer_normalization,),
     "LpPool": (onnx_windows.explicit_pads,),
-    "MaxPool": (onnx_windows.max_pool, onnx_windows.explicit_pads),
+    "MaxPool": (
+        onnx_windows.max_pool,
+        onnx_windows.explicit_pads,
+        onnx_windows.clamped_window,
+    ),
     "MaxUnpool": (max_unpool,),
     "Mod": (onnx_arithmetic.mod,),
     "OneHot": (onnx_arithmetic.one_hot,),
@@ -217,7 +220,9 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Split": (constant_input(1),),
     "Squeeze": (axes_as_list,),
     "Tile": (constant_input(1),),
-    "TopK": (top_k,),
+    "ScatterElements": (onnx_indexing.scatter_elements,),
+    "ScatterND": (onnx_indexing.scatter_nd,),
+    "TopK": (onnx_indexing.top_k,),
     "Unsqueeze": (axes_as_list,),
     **{
         f"Reduce{kind}": (constant_input(1),)

@@ -43,6 +43,27 @@ def explicit_pads(node: NodeProto, view: View) -> Repair:
     return [without(node, "auto_pad", pads=begin + end)]
 
 
+def clamped_window(node: NodeProto, view: View) -> Repair:
+    """Make a window that is applied once no larger than what it can see.
+
+    Problem: exporters write "all of it" as a window of thousands (Hugging Face's EfficientNet), and
+    every place outside is visited.
+    """
+    values, shape = attributes(node), view.shape(node.input[0])
+    out, kernel = view.shape(node.output[0]), values["kernel_shape"]
+    rank = len(kernel)
+    if shape is None or out is None or values.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    pads = values.get("pads", [0] * 2 * rank)
+    seen = [n + a + b for n, a, b in zip(shape[2:], pads[:rank], pads[rank:], strict=True)]
+    dilations = values.get("dilations", [1] * rank)
+    clamped = [
+        min(k, n) if once == 1 and dilation == 1 else k
+        for k, n, once, dilation in zip(kernel, seen, out[2:], dilations, strict=True)
+    ]
+    return [without(node, kernel_shape=clamped)] if clamped != kernel else None
+
+
 def convolution(node: NodeProto, view: View) -> Repair:
     """Refuse ranks that Relax has no convolution for, and pads that crop.
 

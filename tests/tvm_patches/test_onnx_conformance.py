@@ -30,9 +30,9 @@ _CONSTANT = {
 
 #: Operators of inference on float32 that we know we cannot compile. Shorten it.
 _REFUSED = {
-    "Bernoulli", "BitCast", "Col2Im", "Compress", "CumProd", "DFT", "DeformConv", "Det", "GRU",
-    "If", "LSTM", "LinearAttention", "Loop", "NonMaxSuppression", "NonZero", "OptionalGetElement",
-    "OptionalHasElement", "RNN", "ReverseSequence", "STFT", "Scan", "TensorScatter",
+    "Bernoulli", "BitCast", "Col2Im", "Compress", "CumProd", "DFT", "DeformConv", "Det",
+    "If", "LinearAttention", "Loop", "NonMaxSuppression", "NonZero", "OptionalGetElement",
+    "OptionalHasElement", "ReverseSequence", "STFT", "Scan", "TensorScatter",
     "TfIdfVectorizer", "Unique",
 }  # fmt: skip
 
