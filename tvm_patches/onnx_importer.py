@@ -70,11 +70,8 @@ def repair(node: NodeProto, view: View) -> Repair:
         return f"operators of the domain {node.domain} are not supported"
     if node.op_type in _REFUSED:
         return _REFUSED[node.op_type]
-    if node.op_type == "LpNormalization":
-        return onnx_normalization.lp_normalization(node, view)
-    if node.op_type in ("LSTM", "GRU", "RNN"):
-        return onnx_recurrent.recurrent(node, view)
-    if node.op_type not in importable() or node.op_type.startswith("Sequence"):
+    known = node.op_type in importable() and not node.op_type.startswith("Sequence")
+    if not known and node.op_type not in _REPAIRS:
         return "the operator is not supported"
     for name in [*node.input, *node.output]:
         dtype = view.dtype(name) if name else None
@@ -196,7 +193,10 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "QuantizeLinear": (quantize,),
     "EyeLike": (onnx_arithmetic.eye_like,),
     "IsInf": (onnx_arithmetic.is_inf,),
+    "GRU": (onnx_recurrent.recurrent,),
+    "LSTM": (onnx_recurrent.recurrent,),
     "LayerNormalization": (onnx_normalization.layer_normalization,),
+    "LpNormalization": (onnx_normalization.lp_normalization,),
     "LpPool": (onnx_windows.explicit_pads,),
     "MaxPool": (
         onnx_windows.max_pool,
@@ -209,19 +209,20 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Pad": (onnx_windows.pad,),
     "Pow": (onnx_arithmetic.power,),
     "RMSNormalization": (onnx_normalization.rms_normalization,),
+    "RNN": (onnx_recurrent.recurrent,),
     "Range": (constant_input(0, 1, 2),),
     "ReduceMax": (onnx_arithmetic.reduce_of_bool,),
     "ReduceMin": (onnx_arithmetic.reduce_of_bool,),
     "Reshape": (constant_input(1),),
     "Resize": (onnx_resize.resize,),
     "RoiAlign": (roi_align,),
+    "ScatterElements": (onnx_indexing.scatter_elements,),
+    "ScatterND": (onnx_indexing.scatter_nd,),
     "Slice": (constant_input(1, 2, 3, 4),),
     "SpaceToDepth": (space_to_depth,),
     "Split": (constant_input(1),),
     "Squeeze": (axes_as_list,),
     "Tile": (constant_input(1),),
-    "ScatterElements": (onnx_indexing.scatter_elements,),
-    "ScatterND": (onnx_indexing.scatter_nd,),
     "TopK": (onnx_indexing.top_k,),
     "Unsqueeze": (axes_as_list,),
     **{

@@ -10,6 +10,9 @@ from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes
 LONGEST_TOP_K = 4096
 """Every element is compared with every other one, so longer axes are refused."""
 
+MOST_COMPARISONS = 1 << 28
+"""Of a scatter, which compares every place with every index; they take a few tenths of a second."""
+
 _COMBINE = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}
 
 
@@ -53,7 +56,10 @@ def scatter_nd(node: NodeProto, view: View) -> Repair:
     count, updated = int(np.prod(outer)), int(np.prod(size[:-1]))
     write, reduction = Rewrite(node, view), attributes(node).get("reduction", "none")
     if indices is not None:
-        at = indices.reshape(-1, size[-1]) % np.array(outer, np.int64)
+        bounds = np.array(outer, np.int64)
+        if ((indices < -bounds) | (indices >= bounds)).any():
+            return f"an index of its input {node.input[1]} is out of range"
+        at = indices.reshape(-1, size[-1]) % bounds
         rows = np.asarray(np.ravel_multi_index(tuple(at.T), outer))
         if reduction != "none" and len(np.unique(rows)) != updated:
             return f"reduction={reduction} at repeated indices is not supported"
@@ -62,6 +68,8 @@ def scatter_nd(node: NodeProto, view: View) -> Repair:
         source = write.constant(known)
     elif reduction != "none":
         return f"reduction={reduction} at indices that are not constant is not supported"
+    elif count * updated > MOST_COMPARISONS:
+        return _too_many(count, updated)
     else:
         source = _last_to_write(write, outer, size[-1], updated)
     flat = write("Reshape", updates, write.constant([updated, *inner]))
@@ -88,6 +96,10 @@ def _last_to_write(write: Rewrite, outer: tuple[int, ...], depth: int, updated: 
     return write("ReduceMax", last, write.constant([0]), keepdims=0)
 
 
+def _too_many(places: int, indices: int) -> str:
+    return f"comparing {places} places with {indices} indices takes too long"
+
+
 def scatter_elements(node: NodeProto, view: View) -> Repair:
     """Each element looks for the last index that names it, or adds up all updates that do."""
     data, updates = node.input[0], node.input[2]
@@ -99,11 +111,16 @@ def scatter_elements(node: NodeProto, view: View) -> Repair:
     after = [1] * (len(shape) - axis - 1)
     if reduction not in ("none", "add"):
         return f"reduction={reduction} is not supported"
-    if any(a != b for d, (a, b) in enumerate(zip(shape, size, strict=True)) if d != axis):
-        return f"indices of shape {size} for data of shape {shape} are not supported"
+    if int(np.prod(shape)) * size[axis] > MOST_COMPARISONS:
+        return _too_many(int(np.prod(shape)), size[axis])
     index = write("Cast", node.input[1], to=TensorProto.INT64)
     wrapped = write("Add", index, write.constant(shape[axis]))
     index = write("Where", write("Less", index, write.constant(0)), wrapped, index)
+    missing = [0 if d == axis else a - b for d, (a, b) in enumerate(zip(shape, size, strict=True))]
+    if any(missing):  # no index there names any place
+        ends = write.constant([0] * len(shape) + missing)
+        index = write("Pad", index, ends, write.constant(-1))
+        updates = write("Pad", updates, ends, write.constant(0, dtype))
     column = write("Unsqueeze", index, write.constant([axis]))
     place = np.arange(shape[axis]).reshape(-1, 1, *after)
     hit = write("Equal", column, write.constant(place))

@@ -231,17 +231,41 @@ def test_scatter_at_indices_of_the_input():
         check(node("ScatterND", "x i u", reduction="add"), inputs)
 
 
+def test_scatters_that_cannot_be_right_or_quick_are_refused():
+    small, large = (
+        {"x": array(6, 5), "u": array(1, 5)},
+        {"x": array(20000, 1), "u": array(20000, 1)},
+    )
+    for place in (6, -7):
+        with pytest.raises(AltError, match="out of range"):
+            check(node("ScatterND", "x n u"), small, {"n": np.array([[place]])})
+    anywhere = {"i": np.zeros((20000, 1), np.int64)}
+    for operator in ("ScatterND", "ScatterElements"):
+        with pytest.raises(AltError, match="20000 places with 20000 indices"):
+            check(node(operator, "x i u"), {**large, **anywhere})
+
+
+def test_recurrent_without_steps_is_refused():
+    constants = {"w": array(1, 20, 7), "r": array(1, 20, 5)}
+    last = node("LSTM", "x w r", ["", "h"], hidden_size=5)
+    with pytest.raises(AltError, match="without elements"):
+        check(last, {"x": np.zeros((0, 1, 7), "f4")}, constants, ["h"])
+
+
 @pytest.mark.parametrize("reduction", ["none", "add"])
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_scatter_elements(axis, reduction):
-    shape = [3, 20, 5]
+@pytest.mark.parametrize("others", [(3, 20, 5), (2, 11, 1)])
+def test_scatter_elements(others, axis, reduction):
+    shape = list(others)
     shape[axis] = 7
     indices = np.random.default_rng(0).integers(-3, 3, shape)
     inputs = {"x": array(3, 20, 5), "i": indices, "u": array(*shape, seed=1)}
     scatter = node("ScatterElements", "x i u", axis=axis, reduction=reduction)
     if reduction == "none":
-        inputs["u"] = np.take_along_axis(array(3, 20, 5, seed=1), indices, axis)
-    check(scatter, inputs, length=8)
+        # Where two indices name one place, either may be the last to write: both write the same.
+        kept = tuple(slice(20 if d == axis % 3 else n) for d, n in enumerate(others))
+        inputs["u"] = np.take_along_axis(array(3, 20, 5, seed=1)[kept], indices, axis)
+    check(scatter, inputs, length=9)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
