@@ -18,6 +18,11 @@ _RANDOM = {
     "RandomUniformLike",
 }  # fmt: skip
 
+#: ONNX's reference knows the default activations only, and neither clips nor ends early.
+_HALF_KNOWN = {"GRU", "LSTM", "RNN"}
+
+_UNFOLDED = _RANDOM | _HALF_KNOWN
+
 
 def evaluate(node: NodeProto, graph: Graph, opset: int) -> list[np.ndarray] | None:
     """The outputs of `node` if they are constant and not too big, else None.
@@ -25,7 +30,7 @@ def evaluate(node: NodeProto, graph: Graph, opset: int) -> list[np.ndarray] | No
     `ConstantOfShape` comes out as a read-only view of one element with zero strides, so the
     fill weights of a network without trained weights take no memory.
     """
-    if node.op_type in _RANDOM or not all(n in graph.constants for n in node.input if n):
+    if node.op_type in _UNFOLDED or not all(n in graph.constants for n in node.input if n):
         return None
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return None

@@ -70,12 +70,12 @@ def simplify(graph: Graph) -> list[Refusal]:
         if _keeps_shape_and_order(node, graph):
             alias[node.output[0]] = node.input[0]
             continue
+        if answer is None and fault is not None:
+            raise fault
         answer = answer or _repair(step, graph, target)
         if isinstance(answer, list):
             todo.extendleft(reversed(answer))
             continue
-        if answer is None and fault is not None:
-            raise fault
         answer = answer or _shape_depends_on_data(node, graph)
         if answer is not None:
             refused.append(Refusal(node, answer))

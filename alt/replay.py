@@ -177,8 +177,8 @@ def fastest_variant(
     """The variant of the network that was fastest; the joint one if no tuned one was timed.
 
     Of variants that are about as fast, the one that departs least from the compiler's choices: more
-    has to be faster by 1 % in the median, and in most rounds. The last time each was timed counts:
-    then all were, in turns.
+    has to be faster by 1 % in the median of rounds, and in most of them. The last time each was
+    timed counts: then all were, in turns.
 
     Args:
         log: with measurements.
@@ -205,6 +205,6 @@ def fastest_variant(
 
 def _is_faster(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether something is worth departing from another; both were timed in turns."""
-    rounds = list(zip(one, other, strict=False))
-    won = sum(seconds < others for seconds, others in rounds)
-    return median(one) < MARGIN * median(other) and won >= MOST * len(rounds)
+    ratios = [seconds / others for seconds, others in zip(one, other, strict=False)]
+    won = sum(ratio < 1 for ratio in ratios)
+    return median(ratios) < MARGIN and won >= MOST * len(ratios)

@@ -3,8 +3,8 @@
 An operator is a convolution or a product with constant weights, with a bias and a ReLU behind it.
 MetaSchedule gets what Relax makes of it, may lay the weights out anew (which is not timed, as it
 is done once), uses as many threads as we do, and measures as we do: three samples of at least 10
-milliseconds, warm caches. A network goes through Relax's own passes for tuning, with its batch
-normalisations folded into the convolutions before.
+milliseconds, warm caches. A network goes through Relax's own passes for tuning, with the batch
+normalisations behind 2-D convolutions folded into them before.
 """
 
 from __future__ import annotations
@@ -294,9 +294,13 @@ def search_network_by_metaschedule(
         trials: how many candidates to measure of every function.
         threads: threads that candidates and the network run on.
         seed: of its random decisions, and of the inputs.
+
+    Raises:
+        AltError: if it finds no schedule for one of the functions.
     """
     meta_schedule, target, measured = _prepared(target, trials, threads, seed)
     inputs = inputs_for(model, seed)
+    _, wanted = run_reference(model, inputs)
     whole: Any = model  # what it is annotated to take is not what it takes
     module = from_onnx(whole, sanitize_input_names=False)
     passes = relax.transform
@@ -320,13 +324,17 @@ def search_network_by_metaschedule(
             **measured,
         )
         spent = time.monotonic() - start
-        # The weights are laid out as the functions want them, once and for all.
-        after = [
-            passes.MetaScheduleApplyDatabase(str(folder)),
-            passes.SplitLayoutRewritePreproc(),
-            passes.FoldConstant(),
+        module = passes.MetaScheduleApplyDatabase(str(folder))(module)
+        slow = [
+            name.name_hint
+            for name, function in module.functions_items()
+            if not _is_relax(function) and "tirx.is_scheduled" not in function.attrs
         ]
-        executable = tvm.compile(tvm.transform.Sequential(after)(module), target)
+        if slow:
+            raise AltError(f"MetaSchedule found no schedule in {trials} trials: {', '.join(slow)}")
+        # The weights are laid out as the functions want them, once and for all.
+        lay_out = [passes.SplitLayoutRewritePreproc(), passes.FoldConstant()]
+        executable = tvm.compile(tvm.transform.Sequential(lay_out)(module), target)
     use_threads(threads, physical_cores())
     device: Any = tvm.cpu()
     machine = relax.VirtualMachine(executable, device)
@@ -335,7 +343,6 @@ def search_network_by_metaschedule(
     )
     outputs: Any = machine["main"](*arguments)
     found = [outputs] if isinstance(outputs, tvm.runtime.Tensor) else list(outputs)
-    _, wanted = run_reference(model, inputs)
     return Scheduled(
         spent,
         len(database.get_all_tuning_records()),

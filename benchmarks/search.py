@@ -194,8 +194,9 @@ def compare_ways(
     for turn in range(searches):
         # Back and forth, so that a machine that slows down is no way's disadvantage.
         for way in ways[:: -1 if turn % 2 else 1]:
+            progress(f"{way.name}, seed {seed + turn}")
             found, network = searched(model, way, budget, threads, seed + turn)
-            progress(f"{found.name}: {found.trials} trials, {found.seconds:.0f} seconds")
+            progress(f"  {found.trials} trials, {found.seconds:.0f} seconds")
             results.append(found)
             if network is not None and not found.problem:
                 networks.append(network)
@@ -316,25 +317,32 @@ def ways_table(results: Sequence[Found]) -> tuple[list[str], list[list[str]]]:
         spent = [str(found.trials), f"{found.seconds:.0f}"]
         rows.append([found.name, _ms(found), ratio, found.variant, *spent, found.problem])
     for way, several in gains.items():
-        if len(several) > 1:
-            rows.append([f"geomean of {way}", "", f"{_geomean(several):.3f}", "", "", "", ""])
+        every = sum(found.way == way for found in results)
+        if every > 1:
+            name = f"geomean of {way}, {len(several)} of {every}"
+            rows.append([name, "", f"{_geomean(several):.3f}", "", "", "", ""])
     return header, rows
 
 
 def duels_table(duels: Sequence[Duel]) -> tuple[list[str], list[list[str]]]:
-    """A row an operator, or one for a network: how many times as fast ours is; then the means."""
-    header = ["tuned", "MetaSchedule ms", "seconds", "equal trials", "equal seconds", ""]
+    """A row an operator, or one for a network: how many times as fast ours is; then the means.
+
+    Trials and seconds are those of MetaSchedule's search. Ours may take no more; building and
+    timing whole programs in the end comes on top, on both sides.
+    """
+    header = ["tuned", "MetaSchedule ms", "trials", "seconds", "equal trials", "equal seconds", ""]
     rows: list[list[str]] = []
     for one in duels:
         them = one.metaschedule
         gains = [_ratio(one.gain(ours)) for ours in (one.trials, one.seconds)]
         problems = "; ".join(f.problem for f in (them, one.trials, one.seconds) if f.problem)
-        rows.append([one.name, _ms(them), f"{them.seconds:.0f}", *gains, problems])
+        spent = [str(them.trials), f"{them.seconds:.0f}"]
+        rows.append([one.name, _ms(them), *spent, *gains, problems])
     both = [[one.gain(one.trials) for one in duels], [one.gain(one.seconds) for one in duels]]
     if len(duels) > 1:
-        rows.append(["geomean", "", "", *(_ratio(_mean(gains)) for gains in both), ""])
+        rows.append(["geomean", "", "", "", *(_ratio(_mean(gains)) for gains in both), ""])
         sums = [_whole(duels, lambda one: one.trials), _whole(duels, lambda one: one.seconds)]
-        rows.append(["sum, each as often as it occurs", "", "", *map(_ratio, sums), ""])
+        rows.append(["sum, each as often as it occurs", "", "", "", *map(_ratio, sums), ""])
     return header, rows
 
 

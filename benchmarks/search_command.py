@@ -109,6 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f"--against {options.against} takes --trials: its seconds are the other budget"
         )
+    chosen = options.ways != list(WAYS) or options.searches > 1
+    if options.against and chosen:
+        parser.error("--ways and --searches are for comparing ways, not for --against")
+    if options.operators and options.against != AGAINST:
+        parser.error(f"--operators is for --against {AGAINST}")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such folder; create it first")
     trials = options.trials or (256 if options.minutes is None else None)

@@ -4,7 +4,8 @@ A proposed layout rebuilds the loop space. It gets the loops that were best in o
 brought into the new space, and a few rounds of search; its best latency is what the proposer is
 told. Then the best layout is kept and the rest of the budget goes to its loops, coordinate descent
 last. If nothing moves there any more, the default's layout gets the same: neighbours in the network
-may not want the best one, and then loops decide.
+may not want the best one, and then loops decide. Where there is only one layout, loops are all
+there is from the beginning.
 
 Source: ALT (EuroSys 2023, arXiv 2210.12415), joint stage and loop-only stage; that the parent
 layout's tiles are brought into the rebuilt space is ours.
@@ -98,7 +99,7 @@ class TaskSearch:
         self._searches: dict[Config, Search] = {}
         self._brought = lru_cache(_KEPT)(self._bring)
         self._finishing: CoordinateDescent | None = None
-        self._joint = options.joint_share > 0
+        self._joint = options.joint_share > 0 and task.layouts.enumerate(1) is None
         self._layout: Config | None = None
         self._left = 0
         for candidate, measurement in (known or {}).items():

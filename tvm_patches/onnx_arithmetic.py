@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes
+from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes, checked_axis
 
 
 def bit_shift(node: NodeProto, view: View) -> Repair:
@@ -30,7 +30,10 @@ def cum_sum(node: NodeProto, view: View) -> Repair:
     dtype, values = view.dtype(node.input[0]), attributes(node)
     if place is None or shape is None or dtype is None:
         return None
-    write, axis = Rewrite(node, view), int(place.item()) % len(shape)
+    axis = checked_axis(int(place.item()), len(shape))
+    if isinstance(axis, str):
+        return axis
+    write = Rewrite(node, view)
     length, exclusive = shape[axis], values.get("exclusive", 0)
     if length > LONGEST_SUM:
         return _cum_sum_of_blocks(write, axis, shape, values)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes
+from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes, checked_axis
 
 LONGEST_TOP_K = 4096
 """Every element is compared with every other one, so longer axes are refused."""
 
 MOST_COMPARISONS = 1 << 28
-"""Of a scatter, which compares every place with every index; they take a few tenths of a second."""
+"""Of one node, every element with every other one or every index: a few tenths of a second."""
 
 _COMBINE = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}
 
 
 def top_k(node: NodeProto, view: View) -> Repair:
-    """An element's place is how many others come before it: larger, or equal and further left."""
+    """An element's place is how many others come before it: larger, or equal and further left.
+
+    Where elements are not numbers, which ONNX leaves open, some indices may come twice.
+    """
     k, shape = view.constant(node.input[1]), view.shape(node.input[0])
     if k is None:
         why = "bind what it depends on with constants={}"
@@ -25,10 +30,14 @@ def top_k(node: NodeProto, view: View) -> Repair:
     if shape is None:
         return None
     values, write, x = attributes(node), Rewrite(node, view), node.input[0]
-    axis = values.get("axis", -1) % len(shape)
+    axis = checked_axis(values.get("axis", -1), len(shape))
+    if isinstance(axis, str):
+        return axis
     length, after = shape[axis], [1] * (len(shape) - axis - 1)
     if length > LONGEST_TOP_K:
         return f"its axis has {length} elements, more than {LONGEST_TOP_K} are not supported"
+    if prod(shape) * length > MOST_COMPARISONS:
+        return _too_many(prod(shape), length)
     places = np.arange(length)
     left = write.constant((places < places[:, None]).reshape(length, length, *after), "bool")
     here, other = (write("Unsqueeze", x, write.constant([a])) for a in (axis + 1, axis))
@@ -52,9 +61,13 @@ def scatter_nd(node: NodeProto, view: View) -> Repair:
     shape, size, indices = view.shape(data), view.shape(node.input[1]), view.constant(node.input[1])
     if shape is None or size is None:
         return None
+    if size[-1] > len(shape):
+        return f"indices of {size[-1]} numbers for {len(shape)} dimensions"
     outer, inner = shape[: size[-1]], shape[size[-1] :]
-    count, updated = int(np.prod(outer)), int(np.prod(size[:-1]))
+    count, updated = prod(outer), prod(size[:-1])
     write, reduction = Rewrite(node, view), attributes(node).get("reduction", "none")
+    if reduction not in ("none", *_COMBINE):
+        return f"reduction={reduction} is not supported"
     if indices is not None:
         bounds = np.array(outer, np.int64)
         if ((indices < -bounds) | (indices >= bounds)).any():
@@ -88,16 +101,21 @@ def _last_to_write(write: Rewrite, outer: tuple[int, ...], depth: int, updated: 
     index = write("Reshape", write.node.input[1], write.constant([updated, depth]))
     wrapped = write("Add", index, write.constant(outer))
     index = write("Where", write("Less", index, write.constant(0)), wrapped, index)
-    strides = [int(np.prod(outer[axis + 1 :])) for axis in range(depth)]
-    row = write("ReduceSum", write("Mul", index, write.constant(strides)), write.constant([1]))
-    place = write.constant(np.arange(int(np.prod(outer)))[None])
+    strides = [prod(outer[axis + 1 :]) for axis in range(depth)]
+    part = write("Mul", index, write.constant(strides))
+    # What is out of range writes nowhere: one such number makes the whole negative.
+    above = write("GreaterOrEqual", index, write.constant(0))
+    inside = write("And", above, write("Less", index, write.constant(outer)))
+    part = write("Where", inside, part, write.constant(-prod(outer)))
+    row = write("ReduceSum", part, write.constant([1]))
+    place = write.constant(np.arange(prod(outer))[None])
     number = write.constant(np.arange(updated)[:, None])
     last = write("Where", write("Equal", row, place), number, write.constant(-1))
     return write("ReduceMax", last, write.constant([0]), keepdims=0)
 
 
 def _too_many(places: int, indices: int) -> str:
-    return f"comparing {places} places with {indices} indices takes too long"
+    return f"comparing {places} elements with {indices} others takes too long"
 
 
 def scatter_elements(node: NodeProto, view: View) -> Repair:
@@ -107,12 +125,17 @@ def scatter_elements(node: NodeProto, view: View) -> Repair:
     if shape is None or size is None or dtype is None:
         return None
     values, write = attributes(node), Rewrite(node, view)
-    axis, reduction = values.get("axis", 0) % len(shape), values.get("reduction", "none")
+    reduction = values.get("reduction", "none")
+    axis = checked_axis(values.get("axis", 0), len(shape))
+    if isinstance(axis, str):
+        return axis
+    if len(size) != len(shape):
+        return f"indices of {len(size)} dimensions for {len(shape)}"
     after = [1] * (len(shape) - axis - 1)
     if reduction not in ("none", "add"):
         return f"reduction={reduction} is not supported"
-    if int(np.prod(shape)) * size[axis] > MOST_COMPARISONS:
-        return _too_many(int(np.prod(shape)), size[axis])
+    if prod(shape) * size[axis] > MOST_COMPARISONS:
+        return _too_many(prod(shape), size[axis])
     index = write("Cast", node.input[1], to=TensorProto.INT64)
     wrapped = write("Add", index, write.constant(shape[axis]))
     index = write("Where", write("Less", index, write.constant(0)), wrapped, index)

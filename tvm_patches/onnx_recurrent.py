@@ -13,6 +13,7 @@ from tvm_patches.onnx_rewriting import Repair, Rewrite, View, attributes, option
 LONGEST_SEQUENCE = 128
 """Every step is compiled on its own, so longer sequences are refused."""
 
+_BACKWARD = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _ACTIVATIONS = {
     "LSTM": ["sigmoid", "tanh", "tanh"],
@@ -39,6 +40,9 @@ def recurrent(node: NodeProto, view: View) -> Repair:
     dtype = view.dtype(node.input[0])
     if shape is None or dtype is None or hidden is None:
         return None
+    backward = _BACKWARD.get(values.get("direction", "forward"))
+    if backward is None:
+        return f"direction={values['direction']} is not supported"
     directions, size = hidden[0], hidden[2]
     used = [a.decode().lower() for a in values.get("activations", [])]
     if used and used != _ACTIVATIONS[kind] * directions:
@@ -54,9 +58,8 @@ def recurrent(node: NodeProto, view: View) -> Repair:
     if length > LONGEST_SEQUENCE:
         return f"it has {length} steps, more than {LONGEST_SEQUENCE} are not supported"
     write, gates = Rewrite(node, view), _GATES[kind]
-    backward = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}
     sequences, lasts, cells = [], [], []
-    for which, back in enumerate(backward[values.get("direction", "forward")]):
+    for which, back in enumerate(backward):
 
         @cache
         def part(x: str, axis: int, begin: int, end: int) -> str:

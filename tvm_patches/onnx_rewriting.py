@@ -37,6 +37,13 @@ def without(node: NodeProto, *names: str, **values: object) -> NodeProto:
     )
 
 
+def checked_axis(axis: int, rank: int) -> int | str:
+    """An axis counted from the front; what is wrong if there is none of that number."""
+    if not -rank <= axis < rank:
+        return f"there is no axis {axis} in {rank} dimensions"
+    return axis % rank
+
+
 def optional(node: NodeProto, position: int) -> str:
     """The name of an input, empty if it was left out."""
     return node.input[position] if position < len(node.input) else ""

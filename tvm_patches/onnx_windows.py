@@ -50,10 +50,11 @@ def clamped_window(node: NodeProto, view: View) -> Repair:
     every place outside is visited.
     """
     values, shape = attributes(node), view.shape(node.input[0])
-    out, kernel = view.shape(node.output[0]), values["kernel_shape"]
-    rank = len(kernel)
+    out = view.shape(node.output[0])
     if shape is None or out is None or values.get("auto_pad", "NOTSET") != "NOTSET":
         return None
+    kernel = values["kernel_shape"]
+    rank = len(kernel)
     pads = values.get("pads", [0] * 2 * rank)
     seen = [n + a + b for n, a, b in zip(shape[2:], pads[:rank], pads[rank:], strict=True)]
     dilations = values.get("dilations", [1] * rank)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from equivalence import WINOGRAD, array, check, node
+from equivalence import WINOGRAD, array, check, model, node
 from onnx import TensorProto, helper
 
+import alt
 from alt.errors import AltError
 
 pytestmark = pytest.mark.llvm
@@ -202,9 +203,79 @@ def test_top_k_with_ties(axis, largest):
     check(nodes, inputs, {"k": np.array([4])}, ["y", "i", "z", "j"])
 
 
-def test_top_k_of_a_long_axis_is_refused():
-    with pytest.raises(AltError, match="5000 elements"):
-        check(node("TopK", "x k", "y i"), {"x": array(5000)}, {"k": np.array([3])})
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, np.uint8])
+def test_top_k_of_other_types(dtype):
+    inputs = {"x": np.random.default_rng(0).permutation(60).reshape(4, 15).astype(dtype)}
+    for outputs in (["y", "i"], ["y"], ["i"]):
+        check(node("TopK", "x k", "y i"), inputs, {"k": np.array([15])}, outputs)
+
+
+@pytest.mark.parametrize(("shape", "most", "axis", "why"), [
+    ((5000,), 3, 0, "5000 elements"),
+    ((100_000, 300), 3, 1, "takes too long"),
+    ((3, 4), 6, 1, ""),
+    ((3, 4), 2, 2, ""),
+    ((), 1, 0, ""),
+])  # fmt: skip
+def test_top_k_that_cannot_be_had_is_refused(shape, most, axis, why):
+    inputs = {"x": np.zeros(shape, np.float32)}
+    with pytest.raises(AltError, match=why):
+        check(node("TopK", "x k", "y i", axis=axis), inputs, {"k": np.array([most])})
+
+
+@pytest.mark.parametrize("operator", [
+    node("CumSum", "x two", "y"),
+    node("ScatterElements", "x i u", axis=2),
+    node("ScatterElements", "x i u", axis=-3),
+    node("ScatterElements", "x one u"),
+    node("ScatterND", "x deep u"),
+    node("ScatterND", "x rows u", reduction="wild"),
+    node("LSTM", "x w r", hidden_size=5),
+    node("MaxPool", "x"),
+    node("AveragePool", "x"),
+], ids=lambda n: n.op_type)  # fmt: skip
+def test_what_is_no_valid_onnx_is_refused(operator):
+    constants = {
+        "two": np.array(2), "one": np.array([0]), "deep": np.zeros((3, 3), np.int64),
+        "rows": np.array([[1]]), "w": array(1, 20, 4), "r": array(1, 20, 5),
+    }  # fmt: skip
+    inputs = {"x": array(3, 4), "i": np.zeros((3, 4), np.int64), "u": array(1, 4)}
+    used = {name: value for name, value in inputs.items() if name in operator.input}
+    known = {name: value for name, value in constants.items() if name in operator.input}
+    with pytest.raises(AltError):
+        check(operator, used, known)
+
+
+def test_the_last_update_wins():
+    inputs = {"x": array(6, 5), "u": array(3, 5, seed=1)}
+    there = {"n": np.array([[2], [4], [2]]), "i": np.array([[2], [4], [2]]) + np.zeros((3, 5), int)}
+    wanted = inputs["x"].copy()
+    wanted[4], wanted[2] = inputs["u"][1:]
+    nodes = [node("ScatterND", "x n u", "y"), node("ScatterElements", "x i u", "z")]
+    for constants in (there, {}):
+        fed = inputs | ({} if constants else there)
+        compiled = alt.compile(model(nodes, fed, ["y", "z"], constants))
+        for found in compiled(**fed):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_updates_out_of_range_go_nowhere():
+    """ONNX leaves it open; another place is not written."""
+    inputs = {"x": array(6, 5), "u": array(3, seed=1), "i": np.array([[0, 7], [-9, 1], [1, 1]])}
+    wanted = inputs["x"].copy()
+    wanted[1, 1] = inputs["u"][2]
+    compiled = alt.compile(model([node("ScatterND", "x i u")], inputs, ["y"]))
+    np.testing.assert_array_equal(compiled(**inputs), wanted)
+
+
+def test_scatter_of_truths():
+    inputs = {
+        "x": array(4, 5) > 0.5,
+        "i": np.array([[3, 0, 1]]),
+        "u": np.array([[True, False, True]]),
+    }
+    nodes = [node("ScatterElements", "x i u", "y"), node("ScatterElements", "x i u", "z", axis=1)]
+    check(nodes, inputs, None, ["y", "z"])
 
 
 def test_scatter_at_constant_indices():
@@ -241,7 +312,7 @@ def test_scatters_that_cannot_be_right_or_quick_are_refused():
             check(node("ScatterND", "x n u"), small, {"n": np.array([[place]])})
     anywhere = {"i": np.zeros((20000, 1), np.int64)}
     for operator in ("ScatterND", "ScatterElements"):
-        with pytest.raises(AltError, match="20000 places with 20000 indices"):
+        with pytest.raises(AltError, match="20000 elements with 20000 others"):
             check(node(operator, "x i u"), {**large, **anywhere})
 
 
@@ -272,21 +343,53 @@ def test_scatter_elements(others, axis, reduction):
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
 def test_recurrent(kind, gates, state, direction):
-    ways = 1 + (direction == "bidirectional")
+    both = 1 + (direction == "bidirectional")
     constants = {
-        "w": array(ways, gates * 5, 7) / 3,
-        "r": array(ways, gates * 5, 5) / 3,
-        "b": array(ways, 2 * gates * 5),
+        "w": array(both, gates * 5, 7) / 3,
+        "r": array(both, gates * 5, 5) / 3,
+        "b": array(both, 2 * gates * 5),
     }
     inputs, outputs = {"x": array(6, 3, 7)}, ["y", "h"] + ["c"] * (kind == "LSTM")
     if state:
-        inputs |= {f"{n}0": array(ways, 3, 5, seed=k) for k, n in enumerate(outputs[1:])}
+        inputs |= {f"{n}0": array(both, 3, 5, seed=k) for k, n in enumerate(outputs[1:])}
     named = ["x", "w", "r", "b" if state else "", "", *list(inputs)[1:]]
     ways = {"hidden_size": 5, "direction": direction}
     check(node(kind, named, outputs, **ways), inputs, constants, outputs, length=60)
     if kind == "GRU":
         made = node(kind, named, outputs, linear_before_reset=1, **ways)
         check(made, inputs, constants, outputs, length=60)
+
+
+@pytest.mark.parametrize("outputs", ["y", "- h", "- - c", "y - c"])
+def test_some_outputs_of_a_recurrent_operator(outputs):
+    constants = {"w": array(1, 20, 7), "r": array(1, 20, 5)}
+    names = ["" if name == "-" else name for name in outputs.split()]
+    usual = ["Sigmoid", "tanh", "Tanh"]
+    for more in ({}, {"activations": usual}):
+        operator = node("LSTM", ["x", "w", "r", "", "", "h0"], names, hidden_size=5, **more)
+        inputs = {"x": array(4, 2, 7), "h0": array(1, 2, 5, seed=1)}
+        check(operator, inputs, constants, [n for n in names if n], length=60)
+
+
+@pytest.mark.parametrize("unusual", [
+    {"activations": ["Relu", "Tanh", "Tanh"]}, {"clip": 0.5}, {"input_forget": 1}, {"layout": 1},
+    "lengths", "peepholes",
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("known", [False, True])
+def test_unusual_recurrent_operators_are_refused(unusual, known):
+    """Folded they are not, either: ONNX's reference takes no notice of most of this."""
+    constants = {"w": array(1, 20, 7), "r": array(1, 20, 5)}
+    named, inputs = ["x", "w", "r"], {"x": array(4, 2, 7)}
+    if unusual == "lengths":
+        named, constants = [*named, "", "l"], constants | {"l": np.array([4, 3], np.int32)}
+    elif unusual == "peepholes":
+        named, constants = [*named, "", "", "", "", "p"], constants | {"p": array(1, 15)}
+    ways = unusual if isinstance(unusual, dict) else {}
+    operator = node("LSTM", named, hidden_size=5, **ways)
+    if known:
+        inputs, constants = {}, constants | inputs
+    with pytest.raises(AltError, match="not supported"):
+        check(operator, inputs, constants)
 
 
 def test_recurrent_of_many_steps_is_refused():

@@ -54,7 +54,7 @@ def test_several_searches_of_a_way_have_a_row_each_and_a_mean():
         "untuned", "joint", "WP", "WP, seed 1", "joint, seed 1", "joint, seed 2",
     ]  # fmt: skip
     assert [(row[0], row[gain]) for row in rows[6:]] == [
-        ("geomean of joint", "2.000"), ("geomean of WP", "1.000"),
+        ("geomean of joint, 2 of 3", "2.000"), ("geomean of WP, 2 of 2", "1.000"),
     ]  # fmt: skip
     assert all(len(row) == len(header) for row in rows)
 
@@ -84,7 +84,10 @@ def test_the_sum_of_duels_counts_every_operator_as_often_as_it_occurs():
 @pytest.mark.parametrize("arguments", [
     ["--network", "no such file"], ["--trials", "0"], ["--minutes", "-1"], ["--ways", "joint,wild"],
     ["--ways", ""], ["--against", "metaschedule", "--minutes", "1"], ["--against", "nobody"],
-    ["--json", "/no/such/folder/x.json"],
+    ["--json", "/no/such/folder/x.json"], ["--searches", "0"], ["--operators", "1"],
+    ["--against", "metaschedule", "--searches", "2"],
+    ["--against", "metaschedule-network", "--ways", "joint"],
+    ["--against", "metaschedule-network", "--operators", "1"],
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_refused_in_a_line(arguments, capsys):
     with pytest.raises(SystemExit) as refusal:
@@ -198,7 +201,7 @@ def test_a_tiny_network_against_metaschedule(tmp_path, capsys):
     out = tmp_path / "out.json"
     assert main(["search", *arguments, "--json", str(out)]) == 0
     (found,) = json.loads(out.read_text())["results"]
-    assert found["metaschedule"]["trials"] >= 4 and found["metaschedule"]["error"] < 1e-5
+    assert found["metaschedule"]["trials"] > 4 and found["metaschedule"]["error"] < 1e-5
     assert found["trials"]["timing"] and found["seconds"]["timing"]
 
 

@@ -146,10 +146,10 @@ def test_pooling_indices_are_refused():
 
 
 @pytest.mark.parametrize("include", [0, 1])
-@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 2, 3, 0]])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [0, 1, 1, 0]])
 def test_window_larger_than_what_it_sees(include, pads):
-    """Visiting all of it would take minutes."""
-    values = {"kernel_shape": [30000, 3], "strides": [30000, 2], "pads": [p // 2 for p in pads]}
+    """Without places that it cannot see; tensors of 300 gigabytes would be visited."""
+    values = {"kernel_shape": [30_000_000, 3], "strides": [30_000_000, 2], "pads": pads}
     x = {"x": _normal(1, 3, 4, 7)}
     average = {**values, "count_include_pad": include}
     _check(helper.make_node("AveragePool", ["x"], ["y"], ceil_mode=1, **average), x, opset=19)
