@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from statistics import geometric_mean
 
 from benchmarks.layout_contest import Contest
 from benchmarks.layout_families import families_of
@@ -48,7 +47,7 @@ def _mean(contests: Sequence[Contest], family: str | None) -> str:
     """Geometric mean of a family's gains; of the best ones' if none is named."""
     gains = [one.gain(family or one.best or "") for one in contests]
     known = [gain for gain in gains if gain is not None]
-    return f"{math.exp(float(np.mean(np.log(known)))):.2f}" if known else "-"
+    return f"{geometric_mean(known):.2f}" if known else "-"
 
 
 def _kinds(contests: Sequence[Contest]) -> list[list[Contest]]:

@@ -12,8 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 import onnx
@@ -23,13 +23,7 @@ from alt.errors import AltError
 from alt.module import Module
 from alt.target import resolve
 from alt.verify import verify
-from benchmarks.metaschedule import (
-    Called,
-    Operator,
-    Scheduled,
-    search_by_metaschedule,
-    search_network_by_metaschedule,
-)
+from benchmarks.metaschedule import Called, Scheduled
 from benchmarks.protocol import TOLERANCE, Plan, Timing, interleave, median_ratio
 from tuner.errors import TuningError
 from tuner.options import Options
@@ -230,49 +224,30 @@ class Duel:
 
 
 def duel(
-    operator: Operator, trials: int, plan: Plan, *, threads: int, seed: int, progress: Progress
-) -> Duel:
-    """Tune an operator with MetaSchedule, then with as many trials and as many seconds of ours.
-
-    Args:
-        operator: what is tuned.
-        trials: that MetaSchedule has.
-        plan: of the timing in the end.
-        threads: of everything.
-        seed: of both searches, the operands, and the order of timing.
-        progress: told what is being done.
-    """
-    theirs = partial(search_by_metaschedule, operator)
-    model, name = operator.model(seed), operator.name
-    found = _duel(name, model, theirs, trials, plan, threads, seed, progress)
-    return replace(found, count=operator.count)
-
-
-def network_duel(
     name: str,
     model: onnx.ModelProto,
+    search: Callable[..., Scheduled],
     trials: int,
     plan: Plan,
     *,
     threads: int,
     seed: int,
     progress: Progress,
+    count: int = 1,
 ) -> Duel:
-    """The same for a whole network, where MetaSchedule has so many trials for every function."""
-    theirs = partial(search_network_by_metaschedule, model)
-    return _duel(name, model, theirs, trials, plan, threads, seed, progress)
+    """Tune a model with MetaSchedule, then with as many trials and as many seconds of ours.
 
-
-def _duel(
-    name: str,
-    model: onnx.ModelProto,
-    search: Callable[..., Scheduled],
-    trials: int,
-    plan: Plan,
-    threads: int,
-    seed: int,
-    progress: Progress,
-) -> Duel:
+    Args:
+        name: for tables.
+        model: an operator or a network.
+        search: MetaSchedule's search of it, see `benchmarks.metaschedule`.
+        trials: that MetaSchedule has, of a network for every function.
+        plan: of the timing in the end.
+        threads: of everything.
+        seed: of both searches, the operands, and the order of timing.
+        progress: told what is being done.
+        count: how often an operator occurs in its network.
+    """
     samplers: list[Called] = []
     progress(f"{name}: MetaSchedule")
     try:
@@ -296,7 +271,7 @@ def _duel(
             samplers.append(Called(found.name, module.library.mod, module.bound(), module.threads))
     timings, _ = interleave(samplers, plan, np.random.default_rng(seed))
     by_trials, by_seconds = (replace(f, timing=timings.get(f.name)) for f in ours)
-    return Duel(name, replace(them, timing=timings.get(THEM)), by_trials, by_seconds)
+    return Duel(name, replace(them, timing=timings.get(THEM)), by_trials, by_seconds, count)
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -320,7 +295,7 @@ def ways_table(results: Sequence[Found]) -> tuple[list[str], list[list[str]]]:
         every = sum(found.way == way for found in results)
         if every > 1:
             name = f"geomean of {way}, {len(several)} of {every}"
-            rows.append([name, "", f"{_geomean(several):.3f}", "", "", "", ""])
+            rows.append([name, "", f"{geometric_mean(several):.3f}", "", "", "", ""])
     return header, rows
 
 
@@ -368,8 +343,4 @@ def _ratio(gain: float | None) -> str:
 
 def _mean(gains: Sequence[float | None]) -> float | None:
     known = [gain for gain in gains if gain is not None]
-    return _geomean(known) if known else None
-
-
-def _geomean(gains: Sequence[float]) -> float:
-    return math.exp(float(np.mean(np.log(gains))))
+    return geometric_mean(known) if known else None

@@ -20,8 +20,9 @@ from alt.target import require_cpu
 from alt.tasks import tasks_of
 from benchmarks.arguments import some_names_of
 from benchmarks.machine import physical_cores, this_machine
-from benchmarks.metaschedule import Operator, operators_of
+from benchmarks.metaschedule import search_by_metaschedule, search_network_by_metaschedule
 from benchmarks.networks import NETWORKS
+from benchmarks.operators import Operator, operators_of
 from benchmarks.protocol import Plan
 from benchmarks.search import (
     WAYS,
@@ -29,7 +30,6 @@ from benchmarks.search import (
     compare_ways,
     duel,
     duels_table,
-    network_duel,
     ways_table,
 )
 from benchmarks.tables import markdown, plain
@@ -125,9 +125,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.against:
             if options.against == AGAINST:
                 operators = _operators(model, options.threads)[: options.operators]
-                results = [duel(operator, trials or 256, plan, **common) for operator in operators]
+                contests = [
+                    (o.name, o.model(options.seed), partial(search_by_metaschedule, o), o.count)
+                    for o in operators
+                ]
             else:
-                results = [network_duel(options.network, model, trials or 256, plan, **common)]
+                search = partial(search_network_by_metaschedule, model)
+                contests = [(options.network, model, search, 1)]
+            results = [
+                duel(name, each, search, trials or 256, plan, count=count, **common)
+                for name, each, search, count in contests
+            ]
             table = duels_table(results)
             failed = any(f.problem for d in results for f in (d.metaschedule, d.trials, d.seconds))
         else:

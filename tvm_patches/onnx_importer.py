@@ -223,7 +223,7 @@ _REPAIRS: dict[str, tuple[Callable[[NodeProto, View], Repair], ...]] = {
     "Split": (constant_input(1),),
     "Squeeze": (axes_as_list,),
     "Tile": (constant_input(1),),
-    "TopK": (onnx_indexing.top_k,),
+    "TopK": (constant_input(1), onnx_indexing.top_k),
     "Unsqueeze": (axes_as_list,),
     **{
         f"Reduce{kind}": (constant_input(1),)

@@ -24,10 +24,7 @@ def top_k(node: NodeProto, view: View) -> Repair:
     Where elements are not numbers, which ONNX leaves open, some indices may come twice.
     """
     k, shape = view.constant(node.input[1]), view.shape(node.input[0])
-    if k is None:
-        why = "bind what it depends on with constants={}"
-        return f"its input {node.input[1]} is not constant; {why}"
-    if shape is None:
+    if k is None or shape is None:
         return None
     values, write, x = attributes(node), Rewrite(node, view), node.input[0]
     axis = checked_axis(values.get("axis", -1), len(shape))
@@ -99,8 +96,7 @@ def scatter_nd(node: NodeProto, view: View) -> Repair:
 def _last_to_write(write: Rewrite, outer: tuple[int, ...], depth: int, updated: int) -> str:
     """For each place the number of the last update of it, -1 if there is none."""
     index = write("Reshape", write.node.input[1], write.constant([updated, depth]))
-    wrapped = write("Add", index, write.constant(outer))
-    index = write("Where", write("Less", index, write.constant(0)), wrapped, index)
+    index = _from_the_front(write, index, outer)
     strides = [prod(outer[axis + 1 :]) for axis in range(depth)]
     part = write("Mul", index, write.constant(strides))
     # What is out of range writes nowhere: one such number makes the whole negative.
@@ -112,6 +108,12 @@ def _last_to_write(write: Rewrite, outer: tuple[int, ...], depth: int, updated: 
     number = write.constant(np.arange(updated)[:, None])
     last = write("Where", write("Equal", row, place), number, write.constant(-1))
     return write("ReduceMax", last, write.constant([0]), keepdims=0)
+
+
+def _from_the_front(write: Rewrite, index: str, extents: int | tuple[int, ...]) -> str:
+    """Indices, of which negative ones count from the end."""
+    wrapped = write("Add", index, write.constant(extents))
+    return write("Where", write("Less", index, write.constant(0)), wrapped, index)
 
 
 def _too_many(places: int, indices: int) -> str:
@@ -137,8 +139,7 @@ def scatter_elements(node: NodeProto, view: View) -> Repair:
     if prod(shape) * size[axis] > MOST_COMPARISONS:
         return _too_many(prod(shape), size[axis])
     index = write("Cast", node.input[1], to=TensorProto.INT64)
-    wrapped = write("Add", index, write.constant(shape[axis]))
-    index = write("Where", write("Less", index, write.constant(0)), wrapped, index)
+    index = _from_the_front(write, index, shape[axis])
     missing = [0 if d == axis else a - b for d, (a, b) in enumerate(zip(shape, size, strict=True))]
     if any(missing):  # no index there names any place
         ends = write.constant([0] * len(shape) + missing)

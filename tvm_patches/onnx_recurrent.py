@@ -40,48 +40,35 @@ def recurrent(node: NodeProto, view: View) -> Repair:
     dtype = view.dtype(node.input[0])
     if shape is None or dtype is None or hidden is None:
         return None
-    backward = _BACKWARD.get(values.get("direction", "forward"))
-    if backward is None:
-        return f"direction={values['direction']} is not supported"
-    directions, size = hidden[0], hidden[2]
-    used = [a.decode().lower() for a in values.get("activations", [])]
-    if used and used != _ACTIVATIONS[kind] * directions:
-        return f"activations {used} are not supported"
-    for name in ("clip", "input_forget", "layout"):
-        if values.get(name, 0):
-            return f"{name}={values[name]} is not supported"
-    length, lengths = shape[0], view.constant(optional(node, 4))
-    if optional(node, 4) and (lengths is None or (lengths != length).any()):
-        return "sequence_lens other than the whole sequence are not supported"
-    if optional(node, 7):
-        return "peepholes are not supported"
-    if length > LONGEST_SEQUENCE:
-        return f"it has {length} steps, more than {LONGEST_SEQUENCE} are not supported"
-    write, gates = Rewrite(node, view), _GATES[kind]
+    length, batch, _ = shape
+    directions, _, size = hidden
+    refusal = _refusal(node, view, length, directions)
+    if refusal is not None:
+        return refusal
+    write, width = Rewrite(node, view), _GATES[kind] * size
+    zeros = write.constant([0] * width, dtype)
+    empty = write.constant([[[0] * size] * batch], dtype)
+
+    @cache
+    def part(x: str, axis: int, begin: int, end: int) -> str:
+        return write("Slice", x, *(write.constant([n]) for n in (begin, end, axis)))
+
+    def own(position: int, which: int) -> str:
+        return part(node.input[position], 0, which, which + 1)
+
+    def matrix(position: int, which: int) -> str:
+        one = write("Squeeze", own(position, which), write.constant([0]))
+        return write("Transpose", one, perm=[1, 0])
+
     sequences, lasts, cells = [], [], []
-    for which, back in enumerate(backward):
-
-        @cache
-        def part(x: str, axis: int, begin: int, end: int) -> str:
-            return write("Slice", x, *(write.constant([n]) for n in (begin, end, axis)))
-
-        def own(position: int, which: int = which) -> str:
-            return part(node.input[position], 0, which, which + 1)
-
-        def flipped(position: int) -> str:
-            matrix = write("Squeeze", own(position), write.constant([0]))
-            return write("Transpose", matrix, perm=[1, 0])
-
-        width = gates * size
-        zeros = write.constant([0] * width, dtype)
+    for which, back in enumerate(_BACKWARD[values.get("direction", "forward")]):
         biases = [zeros, zeros]
         if optional(node, 3):
-            bias = write("Squeeze", own(3), write.constant([0]))
+            bias = write("Squeeze", own(3, which), write.constant([0]))
             biases = [part(bias, 0, n * width, (n + 1) * width) for n in (0, 1)]
-        empty = write.constant([[[0] * size] * shape[1]], dtype)
-        state = [own(p) if optional(node, p) else empty for p in (5, 6)]
-        inputs = write("Add", write("MatMul", node.input[0], flipped(1)), biases[0])
-        step = _Step(write, part, flipped(2), biases[1], size, values)
+        state = [own(p, which) if optional(node, p) else empty for p in (5, 6)]
+        inputs = write("Add", write("MatMul", node.input[0], matrix(1, which)), biases[0])
+        step = _Step(write, part, matrix(2, which), biases[1], size, values)
         made: list[str] = []
         for time in range(length)[:: -1 if back else 1]:
             x = part(inputs, 0, time, time + 1)
@@ -95,6 +82,26 @@ def recurrent(node: NodeProto, view: View) -> Repair:
         if name:
             write("Concat", *parts, out=name, axis=axis)
     return write.nodes
+
+
+def _refusal(node: NodeProto, view: View, length: int, directions: int) -> str | None:
+    values = attributes(node)
+    if values.get("direction", "forward") not in _BACKWARD:
+        return f"direction={values['direction']} is not supported"
+    used = [a.decode().lower() for a in values.get("activations", [])]
+    if used and used != _ACTIVATIONS[node.op_type] * directions:
+        return f"activations {used} are not supported"
+    for name in ("clip", "input_forget", "layout"):
+        if values.get(name, 0):
+            return f"{name}={values[name]} is not supported"
+    lengths = view.constant(optional(node, 4))
+    if optional(node, 4) and (lengths is None or (lengths != length).any()):
+        return "sequence_lens other than the whole sequence are not supported"
+    if optional(node, 7):
+        return "peepholes are not supported"
+    if length > LONGEST_SEQUENCE:
+        return f"it has {length} steps, more than {LONGEST_SEQUENCE} are not supported"
+    return None
 
 
 def _lstm(step: _Step, x: str, state: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import exp, log
+from statistics import geometric_mean
 
 from benchmarks.gpu.measure import OURS, Record
 from benchmarks.gpu.problems import work_of
@@ -100,7 +100,7 @@ def _table(groups: Latest, rivals: Sequence[str]) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{exp(sum(map(log, values)) / len(values)):.2f}" if values else "-"
+    return f"{geometric_mean(values):.2f}" if values else "-"
 
 
 def _digits(value: float) -> str:

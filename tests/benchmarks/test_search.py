@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.__main__ import main
-from benchmarks.metaschedule import Operator, operators_of
+from benchmarks.operators import Operator, operators_of
 from benchmarks.protocol import Timing, relative_error
 from benchmarks.search import WAYS, Duel, Found, duels_table, ways_table
 
