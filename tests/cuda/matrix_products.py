@@ -75,17 +75,29 @@ def network(
     return fused(model, {"kind": "cuda", "arch": arch}, precision=precision)
 
 
-def products(shapes: Shapes, precision: str, arch: str = "sm_90") -> tuple[Fused, list[np.ndarray]]:
-    """Independent products in one network, and numbers for it."""
-    inputs: dict[str, np.ndarray] = {}
+def products(
+    shapes: Shapes, precision: str, arch: str = "sm_90", constant: str = ""
+) -> tuple[Fused, list[np.ndarray]]:
+    """Independent products in one network, and all their factors: a0, b0, a1, b1, ...
+
+    `constant` says whether all a or all b are part of the network.
+    """
+    factors: dict[str, np.ndarray] = {}
     outputs: dict[str, Sequence[int]] = {}
     nodes = []
     for k, (a, b) in enumerate(shapes):
-        inputs[f"a{k}"], inputs[f"b{k}"] = random(*a, seed=2 * k), random(*b, seed=2 * k + 1)
+        factors[f"a{k}"], factors[f"b{k}"] = random(*a, seed=2 * k), random(*b, seed=2 * k + 1)
         outputs[f"y{k}"] = np.matmul(np.zeros(a, bool), np.zeros(b, bool)).shape
         nodes.append(helper.make_node("MatMul", [f"a{k}", f"b{k}"], [f"y{k}"]))
-    made = network(nodes, inputs, outputs, precision, arch=arch)
-    return made, [inputs[name] for name, *_ in made.imported.inputs]
+    weights = {n: f for n, f in factors.items() if n[0] == constant}
+    inputs = {n: f for n, f in factors.items() if n[0] != constant}
+    return network(nodes, inputs, outputs, precision, weights, arch), list(factors.values())
+
+
+def results_of(made: Fused, factors: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """`results` for `products`."""
+    names = [name for name, *_ in made.imported.inputs]
+    return results(made, [factors[2 * int(n[1:]) + (n[0] == "b")] for n in names])
 
 
 def results(made: Fused, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -118,7 +130,7 @@ def check(found: np.ndarray, a: np.ndarray, b: np.ndarray, precision: str) -> No
     assert np.abs(found - a.astype(np.float64) @ b).max() <= tolerance * scale
 
 
-def check_all(made: Fused, inputs: Sequence[np.ndarray], precision: str) -> None:
+def check_all(made: Fused, factors: Sequence[np.ndarray], precision: str) -> None:
     """`check` for `products`."""
-    for k, found in enumerate(results(made, inputs)):
-        check(found, inputs[2 * k], inputs[2 * k + 1], precision)
+    for k, found in enumerate(results_of(made, factors)):
+        check(found, factors[2 * k], factors[2 * k + 1], precision)

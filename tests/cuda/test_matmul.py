@@ -12,7 +12,7 @@ from math import erf
 
 import numpy as np
 import pytest
-from emulated import needs_gxx
+from emulated import needs_gxx, planned
 from matrix_products import (
     PRECISIONS,
     SHAPES,
@@ -33,6 +33,19 @@ pytestmark = [pytest.mark.cuda_build, needs_gxx]
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_products_of_many_shapes(precision):
     check_all(*products(SHAPES, precision), precision)
+
+
+@pytest.mark.parametrize("constant", ["a", "b"])
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_products_with_a_constant_factor(precision, constant):
+    check_all(*products(SHAPES, precision, constant=constant), precision)
+
+
+def test_constant_factors_take_half_the_memory_in_half_precision():
+    for shapes, constant in (((64, 256), (256, 128)), "b"), (((256, 64), (3, 64, 128)), "a"):
+        made, _ = products([shapes], "fp16", constant=constant)
+        least = np.prod(shapes["ab".index(constant)]) * 2
+        assert least <= planned(made).weights.nbytes <= least + 1024
 
 
 def test_products_with_few_rows_or_columns():

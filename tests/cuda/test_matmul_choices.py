@@ -22,7 +22,7 @@ from matrix_products import (
     check,
     gpu,
     products,
-    results,
+    results_of,
 )
 
 from alt.compiler import Fused
@@ -30,7 +30,8 @@ from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import compile_source
 from alt.decisions import decided
 from alt.sketches import scope_of, sketch_for
-from alt.sketches.gpu.tiling import Problem, choose_tile, cycles_of, every_tile
+from alt.sketches.gpu.matrix_panel import bank_pad
+from alt.sketches.gpu.tiling import DEPTHS, Problem, choose_tile, cycles_of, every_tile
 from tuner.choices import Chooser, Config, Default, Infeasible
 from tuner.decision import Decision
 
@@ -82,17 +83,17 @@ DECIDED: Shapes = [
 
 
 def check_decisions(precision: str, seed: int) -> None:
-    made, inputs = products(DECIDED, precision)
+    made, factors = products(DECIDED, precision, constant=("", "b", "a")[seed % 3])
     chosen = with_random_loops(made, seed)
-    found = results(chosen, inputs)
+    found = results_of(chosen, factors)
     for k, (kernel, result) in enumerate(zip(chosen.kernels, found, strict=True)):
         assert kernel.anchor is not None
         thin = kernel.anchor.attrs["loops"].get("kind") == "thin"
-        check(result, inputs[2 * k], inputs[2 * k + 1], "fp32" if thin else precision)
+        check(result, factors[2 * k], factors[2 * k + 1], "fp32" if thin else precision)
 
 
 @needs_gxx
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_any_decisions_compute_the_same(precision, seed):
     check_decisions(precision, seed)
@@ -100,7 +101,7 @@ def test_any_decisions_compute_the_same(precision, seed):
 
 @needs_gxx
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 20))
+@pytest.mark.parametrize("seed", range(3, 20))
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_many_decisions_compute_the_same(precision, seed):
     check_decisions(precision, seed)
@@ -116,6 +117,18 @@ def test_the_same_is_asked_without_making_statements(precision):
             sketch_for(scope)(scope)
         assert asked.decisions == answered.decisions
         assert len(asked.decisions) >= 3
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_tensor_cores_read_each_word_of_another_bank(precision):
+    for depth in DEPTHS[precision]:
+        words = depth // 2 if precision == "fp16" else depth
+        stride = words + bank_pad("depth", 64, depth, precision)
+        assert stride % 4 == 0  # 16 bytes
+        assert len({(r * stride + c) % 32 for r in range(8) for c in range(4)}) == 32
+    for outer in range(16, 257, 16):
+        stride = outer + bank_pad("outer", outer, 32, precision)
+        assert len({(c * stride + r) % 32 for r in range(8) for c in range(4)}) == 32
 
 
 # --- what is chosen without measuring -----------------------------------------------------------
@@ -177,6 +190,17 @@ LARGE: Shapes = [
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_choices_compile_without_spills(precision, arch):
     made, _ = products(LARGE, precision, arch)
+    check_compiled(made, precision, arch)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_products_with_weights_compile_without_spills(precision):
+    made, _ = products(LARGE[:4], precision, constant="b")
+    check_compiled(made, precision, "sm_90")
+
+
+def check_compiled(made: Fused, precision: str, arch: str) -> None:
     program = planned(made)
     assert isinstance(program.library, Lowered)
     for image in compile_source(program.library.source, arch):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from alt.elementary import Expr
 from alt.sketches.gpu.panel import Panel
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.tensor_cores import multiply_add, rounded
+from alt.sketches.gpu.tensor_cores import load_matrices, multiply_add, rounded
 from alt.sketches.gpu.tiling import WARP, Tile
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
 from primitives.tensorir import tirx
@@ -170,9 +170,6 @@ class TensorCores:
     """The warp multiplies together, 16 x 8 results and 8 words of the sums at a time.
 
     Factors that were only copied are rounded when they are read (`rounds`, of each panel).
-
-    Which terms are summed in which order is free, if both panels agree: thread t of a group takes
-    the words 2t and 2t + 1, which one read gets where they are neighbours.
     """
 
     scope: GpuScope
@@ -195,55 +192,80 @@ class TensorCores:
         self, shared: Any, bases: tuple[Expr, Expr], panels: tuple[Panel, Panel], sums: Any
     ) -> Stmt:
         """See `Engine.step`."""
-        scope, lane = self.scope, self.team.lane
+        scope = self.scope
         down, across = self._parts
-        group, thread = lane // 4, lane % 4
         left = scope.local(down * 4, self.dtype, "left")
-        right = scope.local(2, self.dtype, "right")
-        pair = scope.local(2, self.dtype, "pair")
-
-        def two(which: int, outer: Expr, first: Expr, into: Any, places: Sequence[Expr]) -> Stmt:
-            """Words 2t and 2t + 1 of a row or column."""
-
-            def word(j: Expr) -> Expr:
-                at = bases[which] + panels[which].address(outer, first + thread * 2 + j)
-                return tirx.BufferLoad(shared, [at])
-
-            def put(j: int, value: Expr) -> Stmt:
-                made = rounded(value) if self.rounds[which] else value
-                return tirx.BufferStore(into, made, [places[j]])
-
-            if panels[which].contiguous == "outer":
-                return seq(*(put(j, word(i32(j))) for j in range(2)))
-            read = scope.loop(2, lambda j: tirx.BufferStore(pair, word(j), [j]), VECTORIZED)
-            return seq(read, *(put(j, tirx.BufferLoad(pair, [i32(j)])) for j in range(2)))
+        right = scope.local(4, self.dtype, "right")
 
         def words(w: Expr) -> Stmt:
-            def rows(i: Expr, h: Expr) -> Stmt:
-                outer = self.team.row + i * 16 + h * 8 + group
-                at = i * 4 + h
-                return two(0, outer, w * 8, left, (at, at + 2))
+            def rows(i: Expr) -> Stmt:
+                return self._four(0, shared, bases, panels, self.team.row + i * 16, w * 8, left, i)
 
             def columns(n: Expr) -> Stmt:
-                outer = self.team.column + n * 8 + group
+                first = self.team.column + n * 16
 
-                def multiply(i: Expr) -> Stmt:
-                    total = (i * across + n) * 4
+                def multiply(half: Expr, i: Expr) -> Stmt:
+                    total = (i * across + n * 2 + half) * 4
                     return multiply_add(
-                        self.precision, (sums, total), (left, i * 4), (right, i32(0))
+                        self.precision, (sums, total), (left, i * 4), (right, half * 2)
                     )
 
                 return seq(
-                    two(1, outer, w * 8, right, (i32(0), i32(1))),
-                    scope.loop(down, multiply, UNROLLED),
+                    self._four(1, shared, bases, panels, first, w * 8, right, i32(0)),
+                    scope.nest((2, down), multiply, UNROLLED),
                 )
 
-            return seq(scope.nest((down, 2), rows, UNROLLED), scope.loop(across, columns, UNROLLED))
+            return seq(scope.loop(down, rows, UNROLLED), scope.loop(across // 2, columns, UNROLLED))
 
         return seq(
-            *map(tirx.AllocBuffer, (left, right, pair)),
+            *map(tirx.AllocBuffer, (left, right)),
             scope.loop(panels[0].deep // 8, words, UNROLLED),
         )
+
+    def _four(
+        self,
+        which: int,
+        shared: Any,
+        bases: tuple[Expr, Expr],
+        panels: tuple[Panel, Panel],
+        outer: Expr,
+        first: Expr,
+        into: Any,
+        number: Expr,
+    ) -> Stmt:
+        """A lane's part of 16 rows, or columns, and 8 words of the sums: four words.
+
+        Of the left factor the second word is that of another row, the third and the fourth lie
+        further along the sums, as a multiply-add has it; of the right factor the second word lies
+        further along the sums, the third and the fourth are those of another column.
+        """
+        scope, lane = self.scope, self.team.lane
+        base, panel = bases[which], panels[which]
+
+        def shift(j: Expr) -> tuple[Expr, Expr]:
+            """Rows, or columns, and words from the first 8 x 4 to the j-th."""
+            return (j % 2 * 8, j // 2 * 4) if which == 0 else (j // 2 * 8, j % 2 * 4)
+
+        if panel.contiguous == "depth":
+            down, along = shift(lane // 8)
+            row = base + panel.address(outer + down + lane % 8, first + along)
+            made = load_matrices((into, number * 4), (shared, row))
+        else:
+
+            def one(j: Expr) -> Stmt:
+                down, along = shift(j)
+                at = base + panel.address(outer + down + lane // 4, first + along + lane % 4)
+                return tirx.BufferStore(into, tirx.BufferLoad(shared, [at]), [number * 4 + j])
+
+            made = scope.loop(4, one, UNROLLED)
+        if not self.rounds[which]:
+            return made
+
+        def round_one(j: Expr) -> Stmt:
+            at = [number * 4 + j]
+            return tirx.BufferStore(into, rounded(tirx.BufferLoad(into, at)), at)
+
+        return seq(made, scope.loop(4, round_one, UNROLLED))
 
     def each_run(self, body: EachRun) -> Stmt:
         """See `Engine.each_run`."""

@@ -8,6 +8,7 @@ from alt.elementary import Expr
 from alt.sketches.gpu.panel import Found, Panel, Part
 from alt.sketches.gpu.product import LANES, Along, Operand
 from alt.sketches.gpu.tiling import Precision, Tile
+from primitives.tensorir import tirx
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class MatrixPanel(Panel):
     def found(self, part: Part, piece: Expr, outer: Expr, term: Expr) -> Found:
         """See `Panel.found`."""
         x, k = part.outer + outer, part.term + term
-
-        def load(lane: Expr) -> Expr:
-            at = (x + lane, k) if self.along == "outer" else (x, k + lane)
-            return self.operand.element(part.batch, *at)
-
-        return part.inside(x, k), load
+        first = self.operand.element(part.batch, x, k)
+        if self.lanes == 1:
+            return part.inside(x, k), lambda lane: first
+        # They lie next to each other, which may be hard to see from their indices.
+        return part.inside(x, k), lambda lane: tirx.BufferLoad(
+            first.source, [first.indices[0] + lane]
+        )
 
 
 def matrix_panel(
@@ -70,13 +72,14 @@ def matrix_panel(
 def bank_pad(contiguous: Along, outer: int, depth: int, precision: Precision) -> int:
     """Words behind each row of a panel with which tensor cores read every word of another bank.
 
-    Eight rows of four threads, or four of eight, read at a time.
+    They read four words of eight neighbours at a time, which are eight rows of the panel, or parts
+    of four.
 
     >>> bank_pad("depth", 64, 32, "fp16"), bank_pad("outer", 64, 32, "tf32")
-    (8, 4)
+    (4, 8)
     """
     words = depth // 2 if precision == "fp16" else depth
-    return (8 - words) % 16 if contiguous == "depth" else (4 - outer) % 16
+    return (4 - words) % 8 if contiguous == "depth" else (8 - outer) % 16
 
 
 def lanes_of(operand: Operand, outer: int, depth: int) -> int:

@@ -1,4 +1,4 @@
-"""Panels of a convolution's weights: words that were packed when it was compiled, only copied."""
+"""Panels of constant factors: words that were packed when they were compiled, only copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alt.elementary import Expr
 from alt.graph import Node
 from alt.sketches.gpu.matrix_panel import bank_pad
 from alt.sketches.gpu.panel import Found, Panel, Part
-from alt.sketches.gpu.product import LANES
+from alt.sketches.gpu.product import LANES, Rows
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.staging import Steps
 from alt.sketches.gpu.tiling import Precision, Tile
@@ -30,6 +30,7 @@ class PackedWeights(Panel):
         scope: the kernel.
         source: those words, as float32.
         terms: of the sums, in a stage; `depth` counts words.
+        groups: how many there are; one serves a whole batch.
         tiles: along the channels of a group.
         stages: of the reduction.
     """
@@ -37,13 +38,16 @@ class PackedWeights(Panel):
     scope: GpuScope
     source: Any
     terms: int
+    groups: int
     tiles: int
     stages: int
 
     def found(self, part: Part, piece: Expr, outer: Expr, term: Expr) -> Found:
         """See `Panel.found`."""
         simplify = self.scope.analyzer.simplify
-        tile = part.batch[0] * self.tiles + simplify(part.outer // self.outer)
+        tile = simplify(part.outer // self.outer)
+        if self.groups > 1:
+            tile = part.batch[0] * self.tiles + tile
         stage = tile * self.stages + simplify(part.term // self.terms)
         at = (stage * self.outer + outer) * self.depth + term
         return None, lambda lane: tirx.BufferLoad(self.source, [at + lane])
@@ -59,7 +63,7 @@ def packed_weights(
     precision: Precision,
     padded: bool,
 ) -> PackedWeights:
-    """The weights of a phase, packed and rounded when compiled.
+    """The weights of a phase of a convolution, packed and rounded when compiled.
 
     Args:
         scope: the kernel.
@@ -72,29 +76,56 @@ def packed_weights(
         padded: whether threads are kept from waiting for the same bank.
     """
     groups, channels, outputs = geometry(node)
-    each = 2 if precision == "fp16" else 1
-    deep = tile.depth // each
-    stages = -(-steps.count // (tile.depth * tile.slices)) * tile.slices
 
-    def in_words(weight: np.ndarray) -> np.ndarray:
+    def in_rows(weight: np.ndarray) -> np.ndarray:
         taken = taps_of_phase(node, phase, weight).swapaxes(2, 3)
         taken = np.pad(taken, ((0, 0), (0, 0), (0, 0), (0, steps.stride - channels)))
-        taken = taken.reshape(groups, outputs, steps.count)
-        return words_of(np.pad(taken, ((0, 0), (0, 0), (0, -steps.count % each))), precision)
+        return taken.reshape(groups, outputs, steps.count)
 
-    layout = Layout.identity((groups, outputs, -(-steps.count // each)))
+    key = phase.kernel_first, phase.kernel_step, phase.taps, steps.stride
+    shape = groups, outputs, steps.count
+    rows = Rows(node.inputs[1], f"{node.op}{groups},{key}", in_rows, shape)
+    return packed_rows(scope, rows, outer, tile, precision, padded)
+
+
+def packed_rows(
+    scope: GpuScope,
+    rows: Rows,
+    outer: int,
+    tile: Tile,
+    precision: Precision,
+    padded: bool,
+) -> PackedWeights:
+    """A constant factor, packed and rounded when compiled.
+
+    Args:
+        scope: the kernel.
+        rows: what is packed.
+        outer: rows of a block.
+        tile: what the block works on.
+        precision: what is multiplied; not fp32.
+        padded: whether threads are kept from waiting for the same bank.
+    """
+    groups, outputs, count = rows.shape
+    each = 2 if precision == "fp16" else 1
+    deep = tile.depth // each
+    stages = -(-count // (tile.depth * tile.slices)) * tile.slices
+
+    def in_words(constant: np.ndarray) -> np.ndarray:
+        made = np.pad(rows.make(constant), ((0, 0), (0, 0), (0, -count % each)))
+        return words_of(made, precision)
+
+    layout = Layout.identity((groups, outputs, -(-count // each)))
     tiles = -(-outputs // outer)
     layout = layout.pad(1, 0, -outputs % outer)
     layout = layout.pad(2, 0, stages * deep - layout.shape[2])
     layout = layout.split(1, (tiles, outer)).split(3, (stages, deep)).reorder((0, 1, 3, 2, 4))
-    key = phase.kernel_first, phase.kernel_step, phase.taps, steps.stride
-    name = f"{node.op}{groups},{key} {precision}"
-    packed = scope.buffer(node.inputs[1], layout, (name, in_words))
+    packed = scope.buffer(rows.value, layout, (f"{rows.name} {precision}", in_words))
     # Words are what is copied, whatever is in them.
     pad = bank_pad("depth", outer, tile.depth, precision) if padded else 0
     return PackedWeights(
         "depth", outer, deep, tile.team, "fp32", "depth", pad, LANES, True,
-        scope, packed, tile.depth, tiles, stages,
+        scope, packed, tile.depth, groups, tiles, stages,
     )  # fmt: skip
 
 

@@ -189,9 +189,11 @@ def patches(
         padded: whether threads are kept from waiting for the same bank.
     """
     along, lanes = reading(node, phase, images, steps)
-    pad = bank_pad(along, outer, tile.depth, precision) if padded else 0
-    copied = tile.copies
-    given = along, outer, tile.depth, tile.team, precision, along, pad, lanes, copied
+    # What passes through registers one by one can be turned there.
+    turned = lanes == 1 and not tile.copies
+    contiguous: Along = "depth" if turned else along
+    pad = bank_pad(contiguous, outer, tile.depth, precision) if padded else 0
+    given = along, outer, tile.depth, tile.team, precision, contiguous, pad, lanes, tile.copies
     plain = Patches(*given, scope, node, phase, steps, images, None, None, None, None, None)
     slots = plain.each if along == "depth" else max(1, plain.row // tile.team)
     axes = len(phase.count)

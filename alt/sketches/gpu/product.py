@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Literal
+
+import numpy as np
 
 from alt.elementary import Emitter, Expr, Inline
 from alt.graph import Value
@@ -24,20 +27,102 @@ Along = Literal["outer", "depth"]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A constant as rows of terms.
+
+    Attributes:
+        value: the constant.
+        name: of what makes them of it; the same name has to mean the same.
+        make: gives an array of `shape`.
+        shape: groups, rows (or columns, or channels), terms of their sums; none is 0.
+    """
+
+    value: Value
+    name: str
+    make: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Operand:
     """One of the two matrices, or a batch of them.
 
     Attributes:
+        scope: the kernel.
         element: the element at (batch indices, row of the left matrix or column of the right one,
             position along the axis that is summed over); it must exist.
-        along: the axis along which neighbours lie next to each other in memory, if one does; it
-            decides which threads read what.
-        lanes: how many neighbours along it can be read at once, from a multiple of that on.
+        batch: extents of its batch.
+        outer: extent of its rows, or columns.
+        depth: extent of the axis that is summed over.
+        constant: its rows, or columns, if it is one constant for the whole batch.
     """
 
+    scope: GpuScope
     element: Callable[[Sequence[Expr], Expr, Expr], Expr]
-    along: Along
-    lanes: int
+    batch: Sequence[int]
+    outer: int
+    depth: int
+    constant: Rows | None = None
+
+    @cached_property
+    def along(self) -> Along:
+        """The axis along which neighbours lie next to each other in memory, if one does.
+
+        It decides which threads read what. Who asks reads the matrix as it is stored: a constant
+        that is not asked is not kept like that.
+        """
+        return self._read[0]
+
+    @cached_property
+    def lanes(self) -> int:
+        """How many neighbours along it can be read at once, from a multiple of that on."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Along, int]:
+        axes: tuple[Along, Along] = ("depth", "outer")
+        for along in axes:
+            if self._together(along):
+                return along, LANES
+        if self.depth > 1 and self._runs("depth", 2, 1) is not None:
+            return "depth", 1
+        return "outer", 1
+
+    def _together(self, along: Along) -> bool:
+        """Whether `LANES` neighbours are one read of memory that is aligned for that."""
+        if (self.outer if along == "outer" else self.depth) % LANES:
+            return False
+        first = self._runs(along, LANES, LANES)
+        if first is None:
+            return False
+        rest = self.scope.analyzer.simplify(first % LANES)
+        return isinstance(rest, tirx.IntImm) and int(rest.value) == 0
+
+    def _runs(self, along: Along, count: int, step: int) -> Expr | None:
+        """Where neighbours are, from any multiple of `step` on; None unless next to each other."""
+        limits = self.outer // step, self.depth
+        if along == "depth":
+            limits = self.outer, self.depth // step
+        *at, x, k = self._variables(*limits)
+        places: list[Expr] = []
+        for j in range(count):
+            where = (x * step + j, k) if along == "outer" else (x, k * step + j)
+            element = self.element(at, *where)
+            if not isinstance(element, ir.TensorLoad) or len(reads_of(element)) != 1:
+                return None
+            places.append(element.indices[0])
+        for j, place in enumerate(places):
+            apart = self.scope.analyzer.simplify(place - places[0])
+            if not isinstance(apart, tirx.IntImm) or int(apart.value) != j:
+                return None
+        return places[0]
+
+    def _variables(self, outer: int, depth: int) -> list[Expr]:
+        variables: list[Expr] = []
+        for extent in (*self.batch, outer, depth):
+            variables.append(tirx.Var("at", "int32"))
+            self.scope.analyzer.bind(variables[-1], ir.Range(0, max(extent, 1)))
+        return variables
 
 
 @dataclass(frozen=True)
@@ -184,70 +269,25 @@ def product_of(scope: GpuScope) -> Product:
         address = scope.address(scope.output_layout, indices(at, row, column))
         return tirx.BufferLoad(scope.output, [address])
 
-    place = operand(scope, result, batch, columns, rows)
+    def constant(value: Value, name: str, outer: int) -> Rows | None:
+        if value not in scope.constants or value.size != outer * depth:
+            return None
+
+        def in_rows(array: np.ndarray) -> np.ndarray:
+            if name == "rows":
+                return array.reshape(1, outer, depth)
+            return array.reshape(depth, outer).T[None]
+
+        return Rows(value, name, in_rows, (1, outer, depth))
+
+    place = Operand(scope, result, batch, columns, rows)
     wide = place.lanes if scope.kernel.output.dtype in VECTOR_DTYPES else 1
     return Product(
         batch,
         rows,
         columns,
         depth,
-        operand(scope, left, batch, rows, depth),
-        operand(scope, right, batch, columns, depth),
+        Operand(scope, left, batch, rows, depth, constant(a, "rows", rows)),
+        Operand(scope, right, batch, columns, depth, constant(b, "columns", columns)),
         Results(scope, node.output, indices, wide),
     )
-
-
-def operand(
-    scope: GpuScope,
-    element: Callable[[Sequence[Expr], Expr, Expr], Expr],
-    batch: Sequence[int],
-    outer: int,
-    depth: int,
-) -> Operand:
-    """A matrix, with what is found out about how it lies in memory.
-
-    Args:
-        scope: the kernel.
-        element: see `Operand`.
-        batch: extents of its batch.
-        outer: extent of its rows, or columns.
-        depth: extent of the axis that is summed over.
-    """
-
-    def stride(along: Along) -> int | None:
-        """How far neighbours are apart; None unless an element is one read."""
-        variables = _variables(scope, batch, outer, depth)
-        *at, x, k = variables
-        first = element(at, x, k)
-        second = element(at, x + 1, k) if along == "outer" else element(at, x, k + 1)
-        reads = [*reads_of(first), *reads_of(second)]
-        if len(reads) != 2:
-            return None
-        difference = scope.analyzer.simplify(reads[1].indices[0] - reads[0].indices[0])
-        return int(difference.value) if isinstance(difference, tirx.IntImm) else None
-
-    def aligned(along: Along) -> bool:
-        """Whether `LANES` neighbours are one read of memory that is aligned for that."""
-        extent = outer if along == "outer" else depth
-        if extent % LANES:
-            return False
-        limits = (outer // LANES, depth) if along == "outer" else (outer, depth // LANES)
-        *at, x, k = _variables(scope, batch, *limits)
-        found = element(at, x * LANES, k) if along == "outer" else element(at, x, k * LANES)
-        if not isinstance(found, ir.TensorLoad) or len(reads_of(found)) != 1:
-            return False
-        rest = scope.analyzer.simplify(reads_of(found)[0].indices[0] % LANES)
-        return isinstance(rest, tirx.IntImm) and int(rest.value) == 0
-
-    if stride("depth") == 1 and depth > 1:
-        return Operand(element, "depth", LANES if aligned("depth") else 1)
-    in_rows = stride("outer") == 1
-    return Operand(element, "outer", LANES if in_rows and aligned("outer") else 1)
-
-
-def _variables(scope: GpuScope, batch: Sequence[int], outer: int, depth: int) -> list[Expr]:
-    variables: list[Expr] = []
-    for extent in (*batch, outer, depth):
-        variables.append(tirx.Var("at", "int32"))
-        scope.analyzer.bind(variables[-1], ir.Range(0, max(extent, 1)))
-    return variables

@@ -51,6 +51,18 @@ _FP16 = _MULTIPLY.format(
     name="alt_mma_fp16", word="unsigned", shape="m16n8k16", dtype="f16", bits=""
 )
 
+_MATRICES = """
+#ifndef ALT_EMULATED
+static __device__ __forceinline__ void alt_matrices_{dtype}({word}* to, const {word}* row) {{
+  unsigned r0, r1, r2, r3;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%0, %1, %2, %3}}, [%4];"
+      : "=r"(r0), "=r"(r1), "=r"(r2), "=r"(r3)
+      : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+  to[0] = {value}(r0), to[1] = {value}(r1), to[2] = {value}(r2), to[3] = {value}(r3);
+}}
+#endif
+"""
+
 
 def rounded(value: Expr) -> Expr:
     """A float32 with ten bits of mantissa, the nearest one, away from zero between two."""
@@ -76,6 +88,27 @@ def multiply_add(
     name, source = ("alt_mma_tf32", _TF32) if precision == "tf32" else ("alt_mma_fp16", _FP16)
     pointers = [tirx.address_of(tirx.BufferLoad(b, [at])) for b, at in (total, left, right)]
     return tirx.Evaluate(called("void", name, source, *pointers))
+
+
+def load_matrices(into: tuple[Any, Expr], row: tuple[Any, Expr]) -> Stmt:
+    """Four matrices of 8 x 4 words from shared memory to the registers of a warp, one of each.
+
+    Every lane names a row, its four words 16 bytes and aligned to that: lane 8 j + r row r of
+    matrix j. Lane 4 r + c gets word c of row r of each matrix. All threads of the warp have to get
+    here.
+
+    Args:
+        into: an array of words, and where in it the four start.
+        row: words in shared memory, and where the row starts.
+
+    Source: PTX ISA, ldmatrix.
+    """
+    dtype, word, value = "fp16", "unsigned", ""
+    if str(into[0].dtype) == "float32":
+        dtype, word, value = "tf32", "float", "__uint_as_float"
+    source = _MATRICES.format(dtype=dtype, word=word, value=value)
+    pointers = [tirx.address_of(tirx.BufferLoad(b, [at])) for b, at in (into, row)]
+    return tirx.Evaluate(called("void", f"alt_matrices_{dtype}", source, *pointers))
 
 
 def called(dtype: str, name: str, source: str, *arguments: Expr) -> Expr:

@@ -55,6 +55,7 @@ class Problem:
             can be copied without passing through registers.
         gathering: instructions of a thread for each element of the left and of the right factor,
             where those are not read several at a time.
+        bytes_each: of an element of the left and of the right factor in memory.
     """
 
     count: int
@@ -64,6 +65,7 @@ class Problem:
     precision: Precision = "fp32"
     in_place: bool = False
     gathering: tuple[float, float] = (0.0, 0.0)
+    bytes_each: tuple[int, int] = (4, 4)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Tile:
         if precision == "fp32":
             factors = self.warp_rows // 4 + self.warp_columns // 8
         else:
-            factors = self.warp_rows // 4 + 2
+            factors = self.warp_rows // 4 + 4
         return self.sums + factors + self.staged + OTHER_REGISTERS
 
     def shared_bytes(self, precision: Precision) -> int:
@@ -225,7 +227,8 @@ def cycles_of(tile: Tile, problem: Problem, gpu: Gpu) -> float:
     each = 2 if precision == "fp16" else 4
     warp_reads = (tile.warp_rows + tile.warp_columns) * tile.down * tile.across
     shared = (warp_reads + tile.rows + tile.columns) * terms * each / SHARED_BYTES_A_CYCLE
-    memory = (tile.rows + tile.columns) * terms * 4 / MEMORY_BYTES_A_CYCLE
+    left, right = problem.bytes_each
+    memory = (tile.rows * left + tile.columns * right) * terms / MEMORY_BYTES_A_CYCLE
     gathered = tile.rows * problem.gathering[0] + tile.columns * problem.gathering[1]
     issue = gathered * terms / ISSUED_A_CYCLE
     slowest = max(arithmetic, shared, memory, issue)

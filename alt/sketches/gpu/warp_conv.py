@@ -96,7 +96,9 @@ def _problem(scope: GpuScope, node: Node, images: Separable, precision: Precisio
     instructions = (gathering, 0.0) if across else (0.0, gathering)
     # Words of tf32 are those of memory, and can be copied one by one.
     in_place = precision == "tf32"
-    return Problem(groups * len(every), *extents, depth, precision, in_place, instructions)
+    packed = 2 if precision == "fp16" else 4
+    each = (4, packed) if across else (packed, 4)
+    return Problem(groups * len(every), *extents, depth, precision, in_place, instructions, each)
 
 
 def _channels_across(scope: GpuScope) -> bool:

@@ -115,6 +115,19 @@ static void multiply_add(float* d, const void* a, const void* b, Multiply multip
   wait(warp_barriers[warp]);
 }
 
+// Four matrices of 8 x 4 words; each lane names one of their 32 rows.
+static void load_matrices(void* to, const void* row) {
+  if ((uintptr_t)row % 16) abort();
+  unsigned warp = current / kWarp, lane = current % kWarp;
+  lanes[current] = (uintptr_t)row;
+  wait(warp_barriers[warp]);
+  for (unsigned j = 0; j < 4; ++j) {
+    const uint32_t* found = (const uint32_t*)lanes[warp * kWarp + 8 * j + lane / 4];
+    memcpy((uint32_t*)to + j, found + lane % 4, 4);
+  }
+  wait(warp_barriers[warp]);
+}
+
 // A copy that was started, and has not been seen to end. When it is there nobody knows: as late as it
 // has to be, or, with the last threads first, at once.
 struct Copy {
@@ -236,6 +249,9 @@ void alt_mma_fp16(float* d, const unsigned* a, const unsigned* b) {
            emulation::half_of(x, 1) * emulation::half_of(y, 1);
   });
 }
+
+void alt_matrices_tf32(float* to, const float* row) { emulation::load_matrices(to, row); }
+void alt_matrices_fp16(unsigned* to, const unsigned* row) { emulation::load_matrices(to, row); }
 
 void alt_copy(void* to, const void* from, bool there) { emulation::copy(to, from, 16, there); }
 void alt_copy_word(void* to, const void* from, bool there) {

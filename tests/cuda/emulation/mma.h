@@ -25,6 +25,8 @@ static inline unsigned alt_halves(float low, float high) {
 extern "C" {
 void alt_mma_tf32(float* d, const float* a, const float* b);
 void alt_mma_fp16(float* d, const unsigned* a, const unsigned* b);
+void alt_matrices_tf32(float* to, const float* row);
+void alt_matrices_fp16(unsigned* to, const unsigned* row);
 void alt_copy(void* to, const void* from, bool there);
 void alt_copy_word(void* to, const void* from, bool there);
 void alt_close_copies();
