@@ -9,17 +9,22 @@ import onnx
 import pytest
 import tvm
 from equivalence import assert_same, run_reference
-from launches import EMULATED
+from launches import EMULATED, counts, counts_since
 from small_tasks import candidate, network, tasks_here
 
 import alt
 from alt.build import build
 from alt.compiler import fused
+from alt.cuda.module import CudaModule
+from alt.finals import ROUNDS, Finals
 from alt.gpu_runner import GpuRunner, require_here
+from alt.headers import header_of
 from alt.messages import Limits, Timing
+from alt.policies import JOINT
 from alt.propagate import plan_layouts
 from alt.replay import network_of_log
 from alt.target import resolve
+from alt.tasks import tasks_of
 from tuner.errors import TuningError
 from tuner.log import TuningLog
 from tuner.options import Options
@@ -82,6 +87,39 @@ def test_the_same_log_gives_the_same_code(searched):
     assert [k["schedule"] for k in module.header["kernels"]] == [
         k["schedule"] for k in tuned.module.header["kernels"]
     ]
+
+
+def test_whole_networks_are_timed_as_they_will_run_in_turns(tmp_path, monkeypatch):
+    """From the second call on as a graph; the host waits for each, as whoever uses it does."""
+    made = fused(network()[0], "cuda")
+    plan = plan_layouts(made.graph, made.kernels, made.machine)
+    tasks = tasks_of(made.kernels, made.graph.constants, made.machine, plan)
+    header = header_of(made.machine, 1, name_here(), None)
+    log = TuningLog.open(tmp_path / "log.jsonl", header)
+    finals = Finals(made, tasks, log, header, None, JOINT, True, None)
+    decided = finals.variants()
+    # Together, equal ones would be one.
+    modules = {v: finals.assembled({v: decided[v]})[v] for v in ("joint", "default")}
+    timed = []
+    benchmark = CudaModule.benchmark
+
+    def noted(module, *args, **options):
+        timed.append(module)
+        return benchmark(module, *args, **options)
+
+    monkeypatch.setattr(CudaModule, "benchmark", noted)
+    before = counts()
+    seconds = finals.time_in_turns(modules, decided)
+    assert seconds.keys() == modules.keys() and min(seconds.values()) > 0
+    pair = list(modules.values())
+    assert timed == [m for k in range(ROUNDS) for m in (pair if k % 2 == 0 else pair[::-1])]
+    assert [len(r.measurement.seconds) for r in log.records] == [ROUNDS] * 2
+    if EMULATED:
+        kernels = len(pair[0].header["kernels"])
+        passed = counts_since(before)
+        assert kernels > 1
+        assert (passed["direct"], passed["recorded"]) == (2 * kernels, 2 * kernels)
+        assert passed["replayed"] >= 2 * kernels * ROUNDS * 3
 
 
 def test_a_search_goes_on_where_it_ended(searched, tmp_path):
