@@ -183,7 +183,10 @@ class Finals:
     def time_in_turns(
         self, modules: Mapping[Variant, Module], decided: Mapping[Variant, list[Kernel]]
     ) -> dict[Variant, float]:
-        """The median seconds of a call of every variant; a round times all, in changing order."""
+        """The median seconds of a call of every variant; a round times all, in changing order.
+
+        They run as they will: on a GPU as CUDA graphs, the host waiting for each call.
+        """
         samples: dict[Variant, list[float]] = {variant: [] for variant in modules}
         order = list(modules)
         for _ in range(ROUNDS):

@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, inf
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from alt.cuda.gpu import Gpu, device_of
 from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import Images, compile_source
 from alt.expected import Runnable, error_of
+from alt.gpu_clock import Clock, calls_of
 from alt.memory import aligned
 from alt.messages import Job, Timing
 from alt.target import Machine, resolve
@@ -31,9 +32,6 @@ from tuner.task import Measurement, Status
 
 UNUSABLE = 70
 """The exit code of a worker whose GPU does nothing for it any more."""
-
-MOST_CALLS = 20_000
-"""Of a sample; faster than a call in 0.2 microseconds is nothing."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class GpuWorker(Worker):
             error = error_of(ready, held.output, reference)
             if not error <= held.bound:
                 return wrong(error, held.bound)
-        clock = _Clock(library, self.device, tensors, ready.program.weights.size)
+        clock = Clock(library, self.device, tensors, ready.program.weights.size)
         fastest = clock.calibrated(timing)
         if fastest > timing.hopeless * best:
             return Measurement(Status.ok, (fastest,), error)
@@ -145,7 +143,7 @@ class GpuWorker(Worker):
             clock = self._with_cold_weights(clock, ready.program.weights, calls)
         return Measurement(Status.ok, clock.samples(calls, timing.repeats), error)
 
-    def _with_cold_weights(self, clock: _Clock, weights: np.ndarray, calls: int) -> _Clock:
+    def _with_cold_weights(self, clock: Clock, weights: np.ndarray, calls: int) -> Clock:
         """A clock whose calls use copies of the weights in turns; see `alt.timing.ColdWeights`."""
         stride = aligned(weights.size)
         constants = (a for task in self.tasks.values() for a in task.constants.values())
@@ -157,66 +155,13 @@ class GpuWorker(Worker):
         block[:, : weights.size] = weights
         *before, _, arena = clock.tensors
         tensors = [*before, self._placed(block.reshape(-1)), arena]
-        return _Clock(clock.library, self.device, tensors, stride, copies)
+        return Clock(clock.library, self.device, tensors, stride, copies)
 
     def _room(self, elements: int, dtype: str) -> Any:
         return tvm.runtime.empty((max(elements, 1),), dtype, self.device)
 
     def _placed(self, array: np.ndarray) -> Any:
         return self._room(array.size, str(array.dtype)).copyfrom(array.reshape(-1))
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Times a kernel by events on the device.
-
-    The calls of a sample follow each other without the host waiting, so that launching one takes
-    place while another runs; of a kernel that is faster than a launch, launches are timed.
-
-    Attributes:
-        library: loaded there.
-        device: where.
-        tensors: what `main` takes.
-        stride: bytes from one copy of the weights to the next.
-        copies: how many there are.
-    """
-
-    library: Any
-    device: Any
-    tensors: list[Any]
-    stride: int
-    copies: int = 1
-
-    def samples(self, calls: int, repeats: int) -> tuple[float, ...]:
-        """Seconds of a call, some times; each is the mean of so many calls."""
-        evaluate = self.library.time_evaluator(
-            "turns", self.device, number=1, repeat=repeats, min_repeat_ms=0
-        )
-        found = evaluate(*self.tensors, calls, self.copies, self.stride)
-        return tuple(float(s) / calls for s in found.results)
-
-    def flushed(self, timing: Timing) -> tuple[float, ...]:
-        """Seconds of single calls, after each of which so much memory was written."""
-        evaluate = self.library.time_evaluator(
-            "main",
-            self.device,
-            number=1,
-            repeat=timing.repeats,
-            min_repeat_ms=0,
-            cache_flush_bytes=timing.flush_bytes,
-        )
-        return tuple(float(s) for s in evaluate(*self.tensors).results)
-
-    def calibrated(self, timing: Timing) -> float:
-        """The seconds of a call, when the device has warmed up for a sample."""
-        (once,) = self.samples(1, 1)
-        calls = calls_of(timing, once)
-        return self.samples(calls, 1)[0] if calls > 1 else once
-
-
-def calls_of(timing: Timing, seconds: float) -> int:
-    """How many calls fill a sample."""
-    return min(max(1, ceil(timing.min_seconds / max(seconds, 1e-9))), MOST_CALLS)
 
 
 def _said(problem: Exception) -> str:

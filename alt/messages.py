@@ -59,7 +59,8 @@ class Timing:
 
     Attributes:
         repeats: samples of a candidate.
-        min_seconds: a sample is the mean of as many calls as take this long.
+        min_seconds: a sample is the mean of as many calls as take this long, on a GPU at least 100
+            microseconds.
         flush_bytes: so much memory is read and as much written before a sample, which then is a
             single call with cold caches; 0 for warm ones.
         hopeless: a candidate that takes so many times the best known time gets a single sample.

@@ -216,7 +216,8 @@ def tune(
             finals.time_conversions(runner)
             tell("check the best on fresh inputs")
             finals.check_best(runner, chosen.seed + 1, outcome.given_up)
-    # A GPU's kernels run behind the host's back, and were timed with weights as cold as there.
+    # A GPU's kernels run behind the host's back, and were timed as there: in a graph, with weights
+    # as cold. What they make together is timed below, on a GPU, too.
     if not outcome.interrupted and not gpu:
         tell("time the best within the network")
         finals.time_in_place()

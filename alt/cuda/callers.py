@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from alt.cuda.graphs import DriverError
+from alt.cuda.driver import DriverError
 from alt.errors import AltError
 
 _DLPACK_CUDA, _DLPACK_MANAGED = 2, 13

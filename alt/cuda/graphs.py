@@ -1,7 +1,9 @@
-"""CUDA graphs: the launches of a network recorded once, and started together from then on.
+"""CUDA graphs: launches that are recorded once, and started together from then on.
 
 TVM's own graphs belong to the virtual machine of Relax, which ALT does without; what `main`
-launches is recorded from a stream instead, through the CUDA driver.
+launches is recorded from a stream instead, through the CUDA driver. Between two kernels of a graph
+there is a microsecond or less, between two launches the time that the host takes for one, two to
+four; so what will be replayed is timed that way, too.
 
 Source: CUDA Driver API, graph management and stream capture.
 """
@@ -15,10 +17,12 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import tvm_ffi
+
+from alt.cuda.driver import Driver, DriverError, driver, handle
 
 logger = logging.getLogger(__name__)
 
@@ -29,67 +33,99 @@ _MOST_SEEN = 64
 _NON_BLOCKING, _THREAD_LOCAL = 1, 1
 
 
-class DriverError(Exception):
-    """The CUDA driver refused something."""
-
-
-class Driver:
-    """What is needed of the CUDA driver, with errors as exceptions; handles are numbers.
+class Recorder:
+    """Makes graphs of what TVM launches on a device; to be closed in the end.
 
     Args:
-        library: the driver, loaded.
+        cuda: the driver.
+        device: TVM's.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+    def __init__(self, cuda: Driver, device: Any) -> None:
+        self.cuda = cuda
+        self._device = tvm_ffi.device("cuda", device.index)
+        self._streams: list[int] = []
 
-    def call(self, name: str, *arguments: Any) -> None:
-        """Call a function by name.
+    def record(self, launch: Callable[[], Any]) -> int:
+        """An executable graph of what a function launches on TVM's current stream.
+
+        Nothing of it runs, and whatever goes wrong, recording has ended when this returns.
 
         Raises:
-            DriverError: if it fails, with what the driver calls the error.
+            DriverError: if it cannot be recorded.
         """
-        code = getattr(self._library, name)(*arguments)
-        if code:
-            text = ctypes.c_char_p()
-            self._library.cuGetErrorString(code, ctypes.byref(text))
-            said = (text.value or b"unknown error").decode()
-            raise DriverError(f"{name}: {said} ({code})")
-
-    def made(self, name: str, *arguments: Any) -> int:
-        """The handle that a function stores behind its first argument."""
-        handle = ctypes.c_void_p()
-        self.call(name, ctypes.byref(handle), *arguments)
-        return handle.value or 0
-
-    def context(self) -> int:
-        """The context that is current in this thread; 0 if none is."""
-        return self.made("cuCtxGetCurrent")
-
-    def make_current(self, context: int) -> None:
-        """Let calls of this thread go to a context."""
-        self.call("cuCtxSetCurrent", _handle(context))
-
-    def is_recorded(self, stream: int) -> bool:
-        """Whether somebody records what is started on a stream."""
-        status = ctypes.c_int()
-        self.call("cuStreamIsCapturing", _handle(stream), ctypes.byref(status))
-        return status.value != 0
-
-
-def _handle(value: int) -> ctypes.c_void_p:
-    return ctypes.c_void_p(value)
-
-
-@cache
-def driver() -> Driver | None:
-    """The driver of this machine; None where there is none."""
-    for name in ("libcuda.so.1", "nvcuda.dll"):
+        if not self._streams:
+            # Work of others on the default stream would otherwise end the recording.
+            self._streams.append(self.cuda.made("cuStreamCreate", _NON_BLOCKING))
+        stream, recorded = handle(self._streams[0]), ctypes.c_void_p()
         try:
-            return Driver(ctypes.CDLL(name))
-        except OSError:
-            continue
-    return None
+            # To free memory is not allowed meanwhile, whosever it is.
+            with tvm_ffi.use_raw_stream(self._device, self._streams[0]), _no_garbage_collection():
+                self.cuda.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+                try:
+                    launch()
+                except Exception as error:
+                    said = str(error).strip() or type(error).__name__
+                    raise DriverError(said.splitlines()[-1]) from error
+                finally:
+                    self.cuda.call("cuStreamEndCapture", stream, ctypes.byref(recorded))
+            return self.cuda.made("cuGraphInstantiateWithFlags", recorded, ctypes.c_ulonglong(0))
+        finally:
+            if recorded:
+                self.cuda.call("cuGraphDestroy", recorded)
+
+    def close(self) -> None:
+        """Give back what recording took; graphs stay."""
+        with contextlib.suppress(DriverError):
+            while self._streams:
+                self.cuda.call("cuStreamDestroy_v2", handle(self._streams.pop()))
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def seconds_of_replays(
+    cuda: Driver, device: Any, launch: Callable[[], Any], repeats: int
+) -> list[float]:
+    """Time what a function launches, as one graph on the default stream, by the device's clock.
+
+    A first replay is not timed. The timed ones are queued behind it at once, so that the device
+    does not wait for the host between two of them.
+
+    Args:
+        cuda: the driver.
+        device: TVM's; its context must be current.
+        launch: starts kernels on TVM's current stream; what it works on must stay where it is.
+        repeats: how many replays to time.
+
+    Returns:
+        Seconds of each.
+
+    Raises:
+        DriverError: if this cannot be recorded, or fails when it runs.
+    """
+    with contextlib.ExitStack() as stack:
+        recorder = Recorder(cuda, device)
+        stack.callback(recorder.close)
+        graph, default = handle(recorder.record(launch)), handle(0)
+        stack.callback(cuda.call, "cuGraphExecDestroy", graph)
+        events: list[ctypes.c_void_p] = []
+        for _ in range(repeats + 1):
+            events.append(handle(cuda.made("cuEventCreate", 0)))
+            stack.callback(cuda.call, "cuEventDestroy_v2", events[-1])
+        for event in events:
+            cuda.call("cuGraphLaunch", graph, default)
+            cuda.call("cuEventRecord", event, default)
+        cuda.call("cuEventSynchronize", events[-1])
+        return [cuda.seconds_between(*pair) for pair in pairwise(events)]
 
 
 class Graphs:
@@ -108,14 +144,13 @@ class Graphs:
 
     def __init__(self, launch: Callable[..., Any], device: Any, enabled: bool) -> None:
         self._launch = launch
-        self._device = tvm_ffi.device("cuda", device.index)
-        self._driver = driver() if enabled else None
-        self._streams: list[int] = []
+        cuda = driver() if enabled else None
+        self._recorder = Recorder(cuda, device) if cuda is not None else None
         self._graphs: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._patience = 2
-        if self._driver is not None:
-            finalizer = weakref.finalize(self, _free, self._driver, self._graphs, self._streams)
+        if self._recorder is not None:
+            finalizer = weakref.finalize(self, _free, self._recorder, self._graphs)
             finalizer.atexit = False  # the driver may be gone by then
 
     def __len__(self) -> int:
@@ -130,25 +165,25 @@ class Graphs:
             changing: so many of them, from the first, may lie elsewhere in the next call.
             stream: handle of the stream.
         """
-        if self._driver is None or (stream and self._driver.is_recorded(stream)):
+        recorder = self._recorder
+        if recorder is None or (stream and recorder.cuda.is_recorded(stream)):
             self._launch(*arguments)
             return
         key = tuple(tensor.data_ptr() for tensor in arguments[:changing])
         graph = self._graphs.get(key)
         if graph is None and self._is_due(key):
             try:
-                graph = self._record(arguments)
+                graph = recorder.record(lambda: self._launch(*arguments))
             except DriverError as error:
                 logger.warning("runs without a CUDA graph: %s", error)
-                self._driver = None
+                self._recorder = None
             else:
-                self._keep(key, graph)
+                self._keep(recorder.cuda, key, graph)
         if graph is None:
             self._launch(*arguments)
             return
-        assert self._driver is not None
         self._graphs.move_to_end(key)
-        self._driver.call("cuGraphLaunch", _handle(graph), _handle(stream))
+        recorder.cuda.call("cuGraphLaunch", handle(graph), handle(stream))
 
     def _is_due(self, key: tuple[int, ...]) -> bool:
         seen = self._seen.pop(key, 0) + 1
@@ -157,58 +192,17 @@ class Graphs:
             self._seen.popitem(last=False)
         return seen >= self._patience
 
-    def _keep(self, key: tuple[int, ...], graph: int) -> None:
-        assert self._driver is not None
+    def _keep(self, cuda: Driver, key: tuple[int, ...], graph: int) -> None:
         del self._seen[key]
         self._graphs[key] = graph
         if len(self._graphs) > MOST_GRAPHS:
             _, oldest = self._graphs.popitem(last=False)
-            self._driver.call("cuGraphExecDestroy", _handle(oldest))
+            cuda.call("cuGraphExecDestroy", handle(oldest))
             self._patience *= 2
 
-    def _record(self, arguments: Sequence[Any]) -> int:
-        """A graph of what one call launches; nothing of it runs.
 
-        Raises:
-            DriverError: if it cannot be recorded.
-        """
-        assert self._driver is not None
-        if not self._streams:
-            # Work of others on the default stream would otherwise end the recording.
-            self._streams.append(self._driver.made("cuStreamCreate", _NON_BLOCKING))
-        stream = _handle(self._streams[0])
-        problem: Exception | None = None
-        # To free memory is not allowed meanwhile, whosever it is.
-        with tvm_ffi.use_raw_stream(self._device, self._streams[0]), _no_garbage_collection():
-            self._driver.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
-            try:
-                self._launch(*arguments)
-            except Exception as error:  # noqa: BLE001 - the stream must stop recording first
-                problem = error
-            recorded = ctypes.c_void_p()
-            self._driver.call("cuStreamEndCapture", stream, ctypes.byref(recorded))
-        try:
-            if problem is not None:
-                raise DriverError(str(problem).strip().splitlines()[-1]) from problem
-            return self._driver.made("cuGraphInstantiateWithFlags", recorded, ctypes.c_ulonglong(0))
-        finally:
-            self._driver.call("cuGraphDestroy", recorded)
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _free(library: Driver, graphs: OrderedDict[tuple[int, ...], int], streams: list[int]) -> None:
+def _free(recorder: Recorder, graphs: OrderedDict[tuple[int, ...], int]) -> None:
     with contextlib.suppress(DriverError):
         for graph in graphs.values():
-            library.call("cuGraphExecDestroy", _handle(graph))
-        for stream in streams:
-            library.call("cuStreamDestroy_v2", _handle(stream))
+            recorder.cuda.call("cuGraphExecDestroy", handle(graph))
+    recorder.close()

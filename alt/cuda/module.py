@@ -16,8 +16,9 @@ import tvm_ffi
 from alt.arrays import Signature, as_input, like_example, require_match
 from alt.cuda.callers import is_on_device, refusals, torch_of
 from alt.cuda.code import CudaCode, device_refusal
+from alt.cuda.driver import driver
 from alt.cuda.gpu import device_of, precision_text
-from alt.cuda.graphs import Graphs, driver
+from alt.cuda.graphs import Graphs
 from alt.errors import AltError
 from alt.module import Benchmark, Module, random_inputs
 
@@ -259,7 +260,10 @@ class CudaModule(Module):
         inputs: Mapping[str, np.ndarray] | None = None,
         min_seconds: float = 0.0,
     ) -> Benchmark:
-        """As `Module.benchmark`: inputs are on the device, and the host waits for each call."""
+        """As `Module.benchmark`: inputs are on the device, and the host waits for each call.
+
+        What is timed is a CUDA graph where calls are one.
+        """
         samples: list[float] = []
         with self._lock, self._measuring(inputs) as tensors:
             for _ in range(3):

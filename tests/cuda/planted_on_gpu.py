@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import tvm
+import tvm_ffi
 from gxx import KERNEL
 
+from alt.cuda.driver import driver
 from alt.memory import aligned_empty
 from alt.tasks import KernelTask
 from tuner.config import Config
@@ -27,6 +30,24 @@ def install(tasks):
     }
 
 
+class Unrecordable:
+    """Host code that takes memory while it is recorded, which is not allowed."""
+
+    def __init__(self, library):
+        self.library = library
+
+    def __getattr__(self, name):
+        return getattr(self.library, name)
+
+    def __getitem__(self, name):
+        def run(*arguments):
+            self.library[name](*arguments)
+            if driver().is_recorded(tvm_ffi.get_raw_stream(tvm_ffi.device("cuda", 0))):
+                tvm.runtime.empty((1,), "uint8", tvm.runtime.cuda(0))
+
+        return run
+
+
 class Planted(KernelTask):
     def program(self, candidate, packed=None):
         loops = dict(candidate.loops)
@@ -41,6 +62,9 @@ class Planted(KernelTask):
                 weights = aligned_empty(program.weights.size)
                 weights[...] = program.weights ^ 1 << 4
                 return replace(program, weights=weights)
+            case "cannot be recorded":
+                library = program.library
+                return replace(program, library=replace(library, host=Unrecordable(library.host)))
             case "":
                 return program
         source = program.library.source

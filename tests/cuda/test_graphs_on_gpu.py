@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
 import threading
 
 import numpy as np
 import pytest
 import tvm
+from launches import EMULATED, counts, counts_since
 
 import alt
-from alt.cuda.graphs import MOST_GRAPHS, driver
+from alt.cuda.driver import driver
+from alt.cuda.graphs import MOST_GRAPHS
 from alt.module import random_inputs
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not tvm.runtime.cuda(0).exist, reason="there is no GPU that TVM can use"),
 ]
-EMULATED = "ALT_FAKE_SM" in os.environ
-
-
-def counts():
-    """What the emulated driver has done so far; on a device nobody counts."""
-    if not EMULATED:
-        return {"direct": 0, "recorded": 0, "replayed": 0, "graphs": 0}
-    count = ctypes.CDLL("libcuda.so.1").fake_count
-    return {name: count(k) for k, name in enumerate(("direct", "recorded", "replayed", "graphs"))}
 
 
 def graphs_of(compiled):
@@ -46,8 +37,7 @@ def test_graphs_read_what_is_there_now(module, saved):
     assert (graphs_of(plain), graphs_of(fresh)) == (0, 1)
     if EMULATED:
         kernels = len(module.header["kernels"])
-        passed = {name: now - before[name] for name, now in counts().items()}
-        assert passed == {
+        assert counts_since(before) == {
             "direct": 5 * kernels,  # four calls, and the first of the other
             "recorded": kernels,
             "replayed": 3 * kernels,
@@ -109,8 +99,9 @@ def test_graphs_are_few_and_soon_none_is_made_in_vain(module, saved):
     assert 0 < graphs_of(compiled) <= MOST_GRAPHS
     if EMULATED:
         kernels = len(module.header["kernels"])
-        assert counts()["graphs"] - at_first["graphs"] == graphs_of(compiled)
-        made = (counts()["recorded"] - at_first["recorded"]) // kernels
+        passed = counts_since(at_first)
+        assert passed["graphs"] == graphs_of(compiled)
+        made = passed["recorded"] // kernels
         assert MOST_GRAPHS < made <= MOST_GRAPHS + 4, "patience grows with each that made room"
 
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
 import tvm
-from equivalence import array, assert_same, model, node, run_reference
+from equivalence import assert_same, run_reference
+from launches import EMULATED, counts, counts_since
+from small_tasks import candidate, network, tasks_here
 
 import alt
 from alt.build import build
 from alt.compiler import fused
-from alt.cuda.code import CudaCode
-from alt.cuda.nvcc import compile_source
-from alt.expected import error_of, expected, random_values, runnable
+from alt.cuda.module import CudaModule
+from alt.finals import ROUNDS, Finals
 from alt.gpu_runner import GpuRunner, require_here
+from alt.headers import header_of
 from alt.messages import Limits, Timing
+from alt.policies import JOINT
 from alt.propagate import plan_layouts
 from alt.replay import network_of_log
 from alt.target import resolve
 from alt.tasks import tasks_of
-from tuner.config import Config
 from tuner.errors import TuningError
 from tuner.log import TuningLog
 from tuner.options import Options
-from tuner.task import Candidate, Status
+from tuner.task import Status
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,27 +39,8 @@ TIMING = Timing(repeats=2, min_seconds=0.0005, hopeless=1e6)
 OPTIONS = Options(batch=2, seed=3, hopeless=1e9)
 
 
-def network():
-    nodes = [
-        node("Conv", "x w0", "a0", pads=[1, 1, 1, 1]),
-        node("Relu", "a0", "a"),
-        node("GlobalAveragePool", "a", "c"),
-        node("Flatten", "c", "d"),
-        node("Gemm", "d w1", "y"),
-    ]
-    weights = {"w0": array(12, 5, 3, 3), "w1": array(12, 33, seed=2)}
-    inputs = {"x": array(1, 5, 9, 7)}
-    return model(nodes, inputs, ["y"], weights), inputs
-
-
 def name_here() -> str:
     return require_here(resolve("cuda"), None)
-
-
-def tasks_here():
-    made = fused(network()[0], "cuda")
-    plan = plan_layouts(made.graph, made.kernels, made.machine)
-    return tasks_of(made.kernels, made.graph.constants, made.machine, plan)
 
 
 def replayed(path, log):
@@ -108,6 +89,39 @@ def test_the_same_log_gives_the_same_code(searched):
     ]
 
 
+def test_whole_networks_are_timed_as_they_will_run_in_turns(tmp_path, monkeypatch):
+    """From the second call on as a graph; the host waits for each, as whoever uses it does."""
+    made = fused(network()[0], "cuda")
+    plan = plan_layouts(made.graph, made.kernels, made.machine)
+    tasks = tasks_of(made.kernels, made.graph.constants, made.machine, plan)
+    header = header_of(made.machine, 1, name_here(), None)
+    log = TuningLog.open(tmp_path / "log.jsonl", header)
+    finals = Finals(made, tasks, log, header, None, JOINT, True, None)
+    decided = finals.variants()
+    # Together, equal ones would be one.
+    modules = {v: finals.assembled({v: decided[v]})[v] for v in ("joint", "default")}
+    timed = []
+    benchmark = CudaModule.benchmark
+
+    def noted(module, *args, **options):
+        timed.append(module)
+        return benchmark(module, *args, **options)
+
+    monkeypatch.setattr(CudaModule, "benchmark", noted)
+    before = counts()
+    seconds = finals.time_in_turns(modules, decided)
+    assert seconds.keys() == modules.keys() and min(seconds.values()) > 0
+    pair = list(modules.values())
+    assert timed == [m for k in range(ROUNDS) for m in (pair if k % 2 == 0 else pair[::-1])]
+    assert [len(r.measurement.seconds) for r in log.records] == [ROUNDS] * 2
+    if EMULATED:
+        kernels = len(pair[0].header["kernels"])
+        passed = counts_since(before)
+        assert kernels > 1
+        assert (passed["direct"], passed["recorded"]) == (2 * kernels, 2 * kernels)
+        assert passed["replayed"] >= 2 * kernels * ROUNDS * 3
+
+
 def test_a_search_goes_on_where_it_ended(searched, tmp_path):
     folder, tuned = searched
     log = tmp_path / "log.jsonl"
@@ -131,12 +145,6 @@ def runner():
         yield made
 
 
-def candidate(task, planted=""):
-    layout = task.layouts.default()
-    loops = task.loops(layout).default()
-    return Candidate(layout, Config({**loops, **({"planted": planted} if planted else {})}))
-
-
 FAILURES = {
     # planted: status, words of the message
     "cannot be launched": (Status.build, "bytes of shared memory, more than the 100 of"),
@@ -147,7 +155,7 @@ FAILURES = {
 
 
 def test_each_failure_costs_only_itself(runner):
-    task = next(iter(tasks_here().values()))
+    task = tasks_here()[0]
     good = candidate(task)
     batch = [good, *(candidate(task, planted) for planted in FAILURES), good, good]
     first, *failures, before_last, last = runner.measure(task, batch)
@@ -164,7 +172,7 @@ def test_each_failure_costs_only_itself(runner):
 
 @pytest.mark.slow
 def test_a_kernel_that_hangs_is_ended():
-    task = next(iter(tasks_here().values()))
+    task = tasks_here()[0]
     limits = Limits(build_seconds=900, run_seconds=20)
     with GpuRunner(
         network()[0],
@@ -181,7 +189,7 @@ def test_a_kernel_that_hangs_is_ended():
 
 
 def test_candidates_are_checked_anew_and_timed_cold(runner):
-    task = list(tasks_here().values())[1]
+    task = tasks_here()[1]
     checked = runner.check(task, candidate(task), seed=7)
     assert checked.ok and checked.build_seconds > 0
     assert runner.check(task, candidate(task, "is wrong"), seed=7).status is Status.wrong
@@ -198,33 +206,7 @@ def test_candidates_are_checked_anew_and_timed_cold(runner):
         runner.timing = before
 
 
-def test_calls_in_turns_use_the_copies_of_the_weights_one_after_the_other():
-    """Three copies of which the last is right: what the last of so many calls leaves tells."""
-    task = list(tasks_here().values())[1]
-    program, gpu = task.program(candidate(task)), resolve("cuda")
-    lowered = program.library
-    (image,) = compile_source(lowered.source, gpu.arch)
-    launches = [{name: lowered.launches[name].to_dict() for name in image.registers}]
-    library = CudaCode(lowered.host, [image.code], launches).linked()
-    values = random_values(task.inputs, seed=1)
-    reference = expected(task.kernel, values, task.constants, resolve("llvm"))
-    ready = runnable(program, values, [task.kernel.output])
-    *before, weights, arena = [a.reshape(-1) for a in ready.arrays]
-    stride = weights.size + -weights.size % 64
-    copies = np.zeros((3, stride), np.uint8)
-    copies[2, : weights.size] = weights
-    device = tvm.runtime.cuda(0)
-    errors = []
-    for count in (2, 3, 4, 6):
-        arrays = [*before, copies.reshape(-1), arena]
-        tensors = [tvm.runtime.tensor(array, device) for array in arrays]
-        library["turns"](*tensors, count, 3, stride)
-        ready.arrays[len(task.inputs)][...] = tensors[len(task.inputs)].numpy()
-        errors.append(error_of(ready, task.kernel.output, reference))
-    assert [error < 1e-4 for error in errors] == [False, True, False, True]
-
-
-@pytest.mark.skipif("ALT_FAKE_SM" not in os.environ, reason="takes a GPU that has no memory")
+@pytest.mark.skipif(not EMULATED, reason="takes a GPU that has no memory")
 def test_a_gpu_on_which_nothing_runs_is_refused_at_once(monkeypatch):
     monkeypatch.setenv("ALT_FAKE_BYTES", "10")
     with pytest.raises(alt.AltError, match=r"copy of 8 numbers.*out of memory"):

@@ -55,7 +55,7 @@ def environment(tmp_path_factory):
 @pytest.mark.parametrize(
     ("files", "marks"),
     [
-        (["test_on_gpu.py", "test_graphs_on_gpu.py"], "gpu"),
+        (["test_on_gpu.py", "test_graphs_on_gpu.py", "test_clock_on_gpu.py"], "gpu"),
         (["test_tuning_on_gpu.py"], "gpu and not slow"),
         pytest.param(["test_tuning_on_gpu.py"], "gpu and slow", marks=pytest.mark.slow),
     ],

@@ -1,7 +1,9 @@
 // A CUDA driver and runtime without a GPU: memory is the host's, kernels run in the emulation.
 //
 // ALT_FAKE_SM is the compute capability of the devices, ALT_FAKE_BYTES their memory. With
-// ALT_FAKE_CAPTURE=0 no stream is recorded, with ALT_FAKE_FAULT=1 every launch fails.
+// ALT_FAKE_CAPTURE=0 no stream is recorded, with ALT_FAKE_FAULT=1 every launch fails. Where
+// ALT_FAKE_LAUNCH_NS and ALT_FAKE_REPLAY_NS say how long a kernel takes, started by the host or by a
+// graph, that is what events tell; elsewhere they tell the time.
 //
 // A stream that is recorded runs nothing. What a graph launches reads and writes where it was
 // recorded to, so memory that was given back meanwhile is a fault, as on a device.
@@ -74,6 +76,7 @@ thread_local int device;
 thread_local bool has_context;
 thread_local Stream* recording;  // of this thread: it must not wait or ask for memory meanwhile
 size_t direct, recorded, replayed, graphs;
+int64_t ticks;  // nanoseconds that kernels took, where they are told how long that is
 pid_t owner;
 
 // What every call answers from now on, if not success.
@@ -98,6 +101,12 @@ bool is_memory(void* address) {
 size_t number(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
   return text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+// On the clock of the device, in nanoseconds.
+int64_t now() {
+  if (std::getenv("ALT_FAKE_LAUNCH_NS")) return ticks;
+  auto passed = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(passed).count();
 }
 size_t memory() { return number("ALT_FAKE_BYTES", size_t(1) << 32); }
 
@@ -218,26 +227,27 @@ int cudaStreamSynchronize(void*) {
 }
 int cudaStreamWaitEvent(void*, void*, unsigned) { return kSuccess; }
 
-using Clock = std::chrono::steady_clock;
-int cudaEventCreate(void** event) {
+int cuEventCreate(void** event, unsigned) {
   if (int error = trouble()) return error;
-  return *event = new Clock::time_point(), kSuccess;
+  return *event = new int64_t(0), kSuccess;
 }
-int cudaEventDestroy(void* event) { return delete (Clock::time_point*)event, kSuccess; }
-int cudaEventRecord(void* event, void*) {
+int cuEventDestroy_v2(void* event) { return delete (int64_t*)event, kSuccess; }
+int cuEventRecord(void* event, void*) {
   if (int error = trouble()) return error;
-  *(Clock::time_point*)event = Clock::now();
+  *(int64_t*)event = now();
   return kSuccess;
 }
-int cudaEventSynchronize(void*) {
+int cuEventSynchronize(void*) { return trouble(); }
+int cuEventElapsedTime(float* ms, void* start, void* end) {
   if (int error = trouble()) return error;
-  return kSuccess;
+  return *ms = (*(int64_t*)end - *(int64_t*)start) * 1e-6, kSuccess;
 }
+int cudaEventCreate(void** event) { return cuEventCreate(event, 0); }
+int cudaEventDestroy(void* event) { return cuEventDestroy_v2(event); }
+int cudaEventRecord(void* event, void* stream) { return cuEventRecord(event, stream); }
+int cudaEventSynchronize(void* event) { return cuEventSynchronize(event); }
 int cudaEventElapsedTime(float* ms, void* start, void* end) {
-  if (int error = trouble()) return error;
-  auto passed = *(Clock::time_point*)end - *(Clock::time_point*)start;
-  *ms = std::chrono::duration<float, std::milli>(passed).count();
-  return kSuccess;
+  return cuEventElapsedTime(ms, start, end);
 }
 
 int cudaStreamBeginCapture(void*, int) { return kInvalid; }
@@ -290,7 +300,7 @@ int cuGraphLaunch(void* graph, void* stream) {
   for (Launch& launch : *(Graph*)graph) {
     for (void* argument : launch.arguments)
       if (!is_memory(argument)) return kFault;
-    ++replayed;
+    ++replayed, ticks += number("ALT_FAKE_REPLAY_NS", 0);
     if (int code = launch.run()) return code;
   }
   return kSuccess;
@@ -353,7 +363,8 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** paramete
     stream->graph.push_back(launch);
     return ++recorded, kSuccess;
   }
-  return ++direct, launch.run();
+  ++direct, ticks += number("ALT_FAKE_LAUNCH_NS", 0);
+  return launch.run();
 }
 
 }  // extern "C"
