@@ -8,6 +8,7 @@ import numpy as np
 
 from alt.cuda.gpu import Gpu
 from alt.gpu_formats import COMPLEX, Format, Label, block_in, layout_in
+from alt.gpu_winograd import bytes_moved, product_cycles
 from alt.graph import Node, Value
 from alt.kernels import Kernel
 from alt.sketches.gpu.block_tile import VECTOR, Work, decide_tile, estimate_cycles
@@ -31,6 +32,9 @@ Source: data sheets of A100 (10) and H100 (14).
 
 LAUNCH_SECONDS = 3e-6
 """A kernel more: what the device does not do between two of them, and the tail of the first."""
+
+DOUBT = 1.5
+"""Winograd's algorithm is taken where it seems this much faster: neither way has been timed."""
 
 FIND_HELD = 3.0
 """The same where a thread knows its places, and works out once a tap which of them exist."""
@@ -63,6 +67,10 @@ def kernel_seconds(kernel: Kernel, label: Label, gpu: Gpu) -> float:
     seconds = LAUNCH_SECONDS + memory_seconds(moved, gpu)
     if anchor is None or anchor.op not in COMPLEX or not output.size:
         return seconds
+    if label.tile:
+        first, last = bytes_moved(kernel, label.tile)
+        products = product_cycles(anchor, label.tile, gpu) / CLOCK
+        return DOUBT * (3 * LAUNCH_SECONDS + memory_seconds(first + last, gpu) + products)
     if goes_by_channel(anchor):
         cycles = _depthwise_cycles(kernel, anchor, label, gpu)
     else:

@@ -22,7 +22,7 @@ from primitives import Layout
 from tuner.choices import Answer, Decision, Given
 from tuner.config import Config
 
-ANCHORS = ("conv", "conv_transpose", "matmul", "attention")
+ANCHORS = ("conv", "conv_transpose", "winograd_product", "matmul", "attention")
 """What trees tell apart, so that they may read the answers that follow."""
 
 ANSWERS = 16

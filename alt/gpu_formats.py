@@ -9,6 +9,7 @@ from typing import Literal
 
 from alt.cuda.gpu import Gpu
 from alt.errors import AltError
+from alt.gpu_winograd import sizes_on_gpu
 from alt.graph import Value
 from alt.kernels import Kernel
 from alt.plan import Plan
@@ -28,18 +29,20 @@ COMPLEX = ("conv", "conv_transpose")
 
 @dataclass(frozen=True)
 class Label:
-    """The formats at the ends of a kernel.
+    """The formats at the ends of a kernel, and how it is computed.
 
     Attributes:
         read: of what it works on.
         write: of its output, and of what is added to that.
+        tile: the size of an output tile of Winograd's algorithm; 0 without it.
     """
 
     read: Format
     write: Format
+    tile: int = 0
 
     def __str__(self) -> str:
-        return f"{self.read},{self.write}"
+        return f"{self.read},{self.write}" + (f",winograd{self.tile}" if self.tile else "")
 
 
 def block_in(value: Value, fmt: Format, lanes: int) -> int:
@@ -147,8 +150,9 @@ def decide_label(
     gpu: Gpu,
     policy: LayoutPolicy,
     default: Label | None = None,
+    winograd: bool = True,
 ) -> Label | None:
-    """Ask for the formats of a convolution; None for other kernels.
+    """Ask for the formats of a convolution, and how it is computed; None for other kernels.
 
     Args:
         choose: who answers.
@@ -156,6 +160,7 @@ def decide_label(
         gpu: what the code is for.
         policy: a fixed format leaves nothing to ask.
         default: without an answer; rows, or the policy's one format, where it is not given.
+        winograd: whether Winograd's algorithm may be used.
 
     Source:
         ALT (EuroSys 2023, arXiv 2210.12415), layout templates: here of channels alone.
@@ -173,8 +178,13 @@ def decide_label(
         default = options[block_in(value, usual or next(iter(options.values())), gpu.lanes())]
         return choose.one_of(name, tuple(options.values()), default)
 
-    read, write = (None, None) if default is None else (default.read, default.write)
-    return Label(ask("read", anchor.inputs[0], read), ask("write", kernel.output, write))
+    usual = (None, None, 0) if default is None else (default.read, default.write, default.tile)
+    read, write = ask("read", anchor.inputs[0], usual[0]), ask("write", kernel.output, usual[1])
+    sizes = sizes_on_gpu(kernel, gpu) if winograd and read == write == "NCHW" else ()
+    if not sizes:
+        return Label(read, write)
+    tile = usual[2] if usual[2] in sizes else 0
+    return Label(read, write, choose.one_of("winograd", (0, *sizes), tile))
 
 
 def label_in(plan: Plan, kernel: Kernel, lanes: int) -> Label | None:
@@ -184,6 +194,8 @@ def label_in(plan: Plan, kernel: Kernel, lanes: int) -> Label | None:
     planned = next((k for k in plan.kernels if k.output == kernel.output), None)
     if planned is None or planned.anchor is None:
         return None
+    if planned.anchor.op == "winograd_output":
+        return Label("NCHW", "NCHW", planned.anchor.attrs["m"])
     read = _format_in(plan, planned.anchor.inputs[0], lanes)
     return Label(read, _format_in(plan, kernel.output, lanes))
 

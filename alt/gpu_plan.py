@@ -26,6 +26,7 @@ from alt.gpu_formats import (
     formats_of,
     layout_in,
 )
+from alt.gpu_winograd import sizes_on_gpu, winograd_on_gpu
 from alt.graph import Graph, Value, fresh_names
 from alt.kernels import Kernel, reading, with_anchor
 from alt.plan import Plan, copy_kernel
@@ -39,7 +40,13 @@ _CALLER = "the caller"
 _LOG = logging.getLogger(__name__)
 
 
-def plan_for_gpu(graph: Graph, kernels: Sequence[Kernel], gpu: Gpu, policy: LayoutPolicy) -> Plan:
+def plan_for_gpu(
+    graph: Graph,
+    kernels: Sequence[Kernel],
+    gpu: Gpu,
+    policy: LayoutPolicy,
+    winograd: bool = True,
+) -> Plan:
     """Choose a format for every value and insert the conversions that remain.
 
     Args:
@@ -47,24 +54,30 @@ def plan_for_gpu(graph: Graph, kernels: Sequence[Kernel], gpu: Gpu, policy: Layo
         kernels: how it was fused.
         gpu: what the code is for.
         policy: one format for all convolutions, or the choice of the best.
+        winograd: whether Winograd's algorithm may be used.
 
     Raises:
         AltError: if the policy means nothing on a GPU.
     """
-    return _Planner(graph, kernels, gpu, policy).plan()
+    return _Planner(graph, kernels, gpu, policy, winograd).plan()
 
 
 class _Planner:
     def __init__(
-        self, graph: Graph, kernels: Sequence[Kernel], gpu: Gpu, policy: LayoutPolicy
+        self,
+        graph: Graph,
+        kernels: Sequence[Kernel],
+        gpu: Gpu,
+        policy: LayoutPolicy,
+        winograd: bool,
     ) -> None:
-        self.graph, self.gpu = graph, gpu
+        self.graph, self.gpu, self.winograd = graph, gpu, winograd
         self.lanes = gpu.lanes()
         self.formats = formats_of(policy)
         self.forced = policy.format is not None
         self.decided: dict[Kernel, Label | None] = {}
         for kernel in kernels:
-            label = _decided(kernel, gpu, policy)
+            label = _decided(kernel, gpu, policy, winograd)
             self.decided[kernel if label is None else _without_layout(kernel)] = label
         self.kernels = list(self.decided)
         self.ends = {k: ends_of(k, graph.constants) for k in self.kernels}
@@ -87,7 +100,10 @@ class _Planner:
                 label = Label(self._given(kernel, read), write)
                 # Formats that come to the same are one label.
                 found.setdefault(self._blocks(kernel, label), label)
-        return list(found.values())
+        labels = list(found.values())
+        if self.winograd and Label("NCHW", "NCHW") in labels:
+            labels += [Label("NCHW", "NCHW", m) for m in sizes_on_gpu(kernel, self.gpu)]
+        return labels
 
     def _given(self, kernel: Kernel, fmt: Format) -> Format:
         """The format in which a kernel reads: few channels of the caller's are not worth a copy."""
@@ -205,14 +221,16 @@ class _Planner:
                     why = f"{kernel.name} {kernel.output.name} reads {fmt}"
                     instead[value] = stored_in(value, fmt, why)
             changed = {v: copy for v, copy in instead.items() if copy is not v}
-            plan.kernels.append(reading(kernel, changed))
+            kernel = reading(kernel, changed)
+            whole = [kernel] if not label.tile else winograd_on_gpu(kernel, label.tile, names)
+            plan.kernels.extend(whole)
             keep(kernel.output, ends.stores(label))
         why = "the caller gets row-major tensors"
         plan.outputs = [stored_in(value, "NCHW", why) for value in self.graph.outputs]
         return plan
 
 
-def _decided(kernel: Kernel, gpu: Gpu, policy: LayoutPolicy) -> Label | None:
+def _decided(kernel: Kernel, gpu: Gpu, policy: LayoutPolicy, winograd: bool) -> Label | None:
     """The label of a kernel that was decided upon, as its measurements know it."""
     if kernel.anchor is None or "layout" not in kernel.anchor.attrs:
         return None
@@ -220,7 +238,7 @@ def _decided(kernel: Kernel, gpu: Gpu, policy: LayoutPolicy) -> Label | None:
     # What was answered is how it is stored, also where the policy would not offer that.
     given = {"read", "write"} <= set(answers)
     default = Label(answers["read"], answers["write"]) if given else None
-    return decide_label(Given(answers, strict=False), kernel, gpu, policy, default)
+    return decide_label(Given(answers, strict=False), kernel, gpu, policy, default, winograd)
 
 
 def _without_layout(kernel: Kernel) -> Kernel:

@@ -67,6 +67,9 @@ def operations(node: Node) -> int | None:
         tiles = batch * prod(outer) * chunks * chunk
         depth = prod(node.attrs["kernel"][:-2])
         return 2 * tiles * points * node.attrs["channels"] * node.output.shape[1] * depth
+    if node.op == "winograd_product":
+        windows, weight = node.inputs
+        return 2 * node.output.size * windows.shape[1] * prod(weight.shape[2:-2])
     if node.op not in ("conv", "conv_transpose"):
         return None
     weight = node.inputs[1].shape

@@ -47,7 +47,7 @@ def plan_layouts(
         policy: which layouts there are and how they spread.
     """
     if isinstance(machine, Gpu):
-        return plan_for_gpu(graph, kernels, machine, policy)
+        return plan_for_gpu(graph, kernels, machine, policy, winograd)
     return _Planner(graph, kernels, machine, winograd, policy).plan()
 
 

@@ -21,7 +21,8 @@ from alt.features import Subject, describe_candidate, estimate_seconds
 from alt.gpu_features import Asked, describe_on_gpu, estimate_on_gpu
 from alt.gpu_formats import Label, block_in, decide_label, label_in
 from alt.gpu_formats import layouts_of as stored_on_gpu
-from alt.graph import Graph, Value
+from alt.gpu_winograd import PRODUCT, winograd_on_gpu
+from alt.graph import Graph, Value, fresh_names
 from alt.kernels import Kernel, operations
 from alt.memory import RecentArrays
 from alt.policies import JOINT, LayoutPolicy
@@ -95,14 +96,14 @@ class KernelTask:
 
     @property
     def layouts(self) -> Space:
-        """Layouts, and algorithms of a CPU; empty for anything but convolutions."""
+        """Layouts and algorithms; empty for anything but convolutions."""
         return Space(self._decide_layout)
 
     def _decide_layout(self, choose: Choose) -> None:
         anchor = self.kernel.anchor
         assert anchor is not None
         if isinstance(self.machine, Gpu):
-            decide_label(choose, self.kernel, self.machine, self.policy, self.planned)
+            self._label_by(choose, self.machine)
         elif anchor.op in COMPLEX:
             decide_storage(choose, anchor, self.machine, self.policy, self.winograd)
 
@@ -122,8 +123,11 @@ class KernelTask:
 
     def _label(self, layout: Config, gpu: Gpu) -> Label | None:
         """The formats that answers stand for."""
-        answers = Given(layout, strict=False)
-        return decide_label(answers, self.kernel, gpu, self.policy, self.planned)
+        return self._label_by(Given(layout, strict=False), gpu)
+
+    def _label_by(self, choose: Choose, gpu: Gpu) -> Label | None:
+        planned = self.planned
+        return decide_label(choose, self.kernel, gpu, self.policy, planned, self.winograd)
 
     def loops(self, layout: Config) -> Space:
         """What the sketch leaves open, given the layouts."""
@@ -147,12 +151,14 @@ class KernelTask:
 
     def _described(self, candidate: Candidate) -> list[float]:
         if isinstance(self.machine, Gpu):
-            return describe_on_gpu(self._asked(candidate, self.machine))
+            asked = self._asked(candidate, self.machine)
+            return describe_on_gpu(asked[PRODUCT] if len(asked) > 1 else asked[0])
         return describe_candidate(self._subject(candidate, self.machine))
 
-    def _asked(self, candidate: Candidate, gpu: Gpu) -> Asked:
-        layouts = self.layouts_of(candidate)
-        return Asked.of(self.kernel, layouts, self.constants, candidate.loops, gpu)
+    def _asked(self, candidate: Candidate, gpu: Gpu) -> list[Asked]:
+        variant = self._variant(candidate.layout)
+        given = variant.layouts, self.constants, candidate.loops, gpu
+        return [Asked.of(kernel, *given) for kernel in variant.kernels]
 
     def _subject(self, candidate: Candidate, machine: Machine) -> Subject:
         variant = self._variant(candidate.layout)
@@ -161,7 +167,7 @@ class KernelTask:
     def estimate(self, candidate: Candidate) -> float:
         """See `alt.features`, and `alt.gpu_features`."""
         if isinstance(self.machine, Gpu):
-            return estimate_on_gpu(self._asked(candidate, self.machine))
+            return sum(map(estimate_on_gpu, self._asked(candidate, self.machine)))
         return estimate_seconds(self._subject(candidate, self.machine))
 
     def program(self, candidate: Candidate, packed: RecentArrays | None = None) -> Program:
@@ -185,7 +191,8 @@ class KernelTask:
     def _part(self, candidate: Candidate) -> tuple[Graph, Plan]:
         variant = self._variant(candidate.layout)
         kernels = list(variant.kernels)
-        kernels[-1] = decided(kernels[-1], candidate.layout, candidate.loops)
+        which = PRODUCT if isinstance(self.machine, Gpu) and len(kernels) > 1 else -1
+        kernels[which] = decided(kernels[which], candidate.layout, candidate.loops)
         graph = Graph(self.inputs, [self.kernel.output], [], dict(self.constants))
         return graph, Plan(kernels, variant.layouts, [self.kernel.output])
 
@@ -213,6 +220,9 @@ class KernelTask:
             if label is not None:
                 lanes = self.machine.lanes()
                 layouts = stored_on_gpu(self.kernel, self.constants, label, lanes)
+            if label is not None and label.tile:
+                kernels = winograd_on_gpu(self.kernel, label.tile, fresh_names("between"))
+                return _Variant(tuple(kernels), layouts)
             return _Variant((self.kernel,), layouts)
         storage = storage_of(chosen, self.machine, self.policy, self.winograd)
         if storage is None:

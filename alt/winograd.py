@@ -15,7 +15,7 @@ from alt.graph import Node, Value
 from alt.kernels import Kernel
 from alt.sketches.windows import has_packed_weights
 from alt.storage import Border
-from alt.target import Machine
+from alt.target import Hardware, Machine
 
 TILES_A_CHUNK = 32
 """At most this many tiles are multiplied together, so that their products stay in cache."""
@@ -61,7 +61,7 @@ def grid_of(m: int, height: int, width: int, chunk: int = TILES_A_CHUNK) -> Grid
     return Grid(m, down, across, chunks, -(-down * across // chunks))
 
 
-def winograd_sizes(node: Node, machine: Machine) -> tuple[int, ...]:
+def winograd_sizes(node: Node, machine: Hardware) -> tuple[int, ...]:
     """The tile sizes with which Winograd's algorithm computes a convolution; none if it cannot."""
     if node.op != "conv" or not has_packed_weights(node):
         return ()

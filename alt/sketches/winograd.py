@@ -10,75 +10,17 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arX
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
-
-import numpy as np
 
 from alt.elementary import Emitter, Expr, f32
 from alt.sketches.border import check_room, fill_border
 from alt.sketches.scope import UNROLLED, VECTORIZED, Scope, Stmt, i32, seq
 from alt.sketches.tiles import choose_tile, decide_tile
+from alt.sketches.winograd_transforms import INPUT, OUTPUT, both_sides, transformed_weights
 from alt.winograd import grid_of
 from primitives import Layout
 from primitives.tensorir import tirx
-
-_INPUT = {
-    2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
-    4: [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-}
-
-
-_WEIGHT = {
-    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
-    4: [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ],
-}
-
-
-_OUTPUT = {
-    2: [[1, 1, 1, 0], [0, 1, -1, -1]],
-    4: [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-}
-"""The transforms of F(2x2, 3x3) and F(4x4, 3x3), by m."""
-
-
-def _combine(emit: Emitter, row: Sequence[float], terms: Sequence[Expr]) -> Expr:
-    """A linear combination, without products by 0, 1 and -1."""
-    total: Expr = None
-    for factor, term in zip(row, terms, strict=True):
-        if factor == 0:
-            continue
-        size = abs(factor)
-        product = term if size == 1 else term * f32(float(size))
-        if total is None:
-            total = product if factor > 0 else f32(0.0) - product
-        else:
-            total = total + product if factor > 0 else total - product
-    return emit.bind(total)
-
-
-def _both_sides(
-    emit: Emitter, matrix: Sequence[Sequence[float]], cells: list[list[Expr]]
-) -> list[list[Expr]]:
-    """Matrix * cells * matrix^T."""
-    columns = range(len(cells[0]))
-    half = [[_combine(emit, row, [line[j] for line in cells]) for j in columns] for row in matrix]
-    return [[_combine(emit, row, line) for row in matrix] for line in half]
 
 
 def transform_input(scope: Scope) -> Stmt:
@@ -118,7 +60,7 @@ def transform_input(scope: Scope) -> Stmt:
                     ]
                     for i in range(size)
                 ]
-                result = _both_sides(emit, _INPUT[grid.m], cells)
+                result = both_sides(emit, INPUT[grid.m], cells)
                 stores = [
                     scope.store([n, d, c, i32(i * size + j), b, t, k], result[i][j])
                     for i in range(size)
@@ -131,22 +73,6 @@ def transform_input(scope: Scope) -> Stmt:
         return scope.loop(grid.chunk, tile, name="t")
 
     return scope.parallel([x.shape[0], depth, grid.chunks, blocks], window)
-
-
-def _transformed_weights(m: int, weight: np.ndarray) -> np.ndarray:
-    """Transform the weights, a few output channels at a time: in between they are float64.
-
-    Shape:
-        (O, C, depth, (m+2)**2).
-    """
-    g = np.array(_WEIGHT[m])
-    outputs, channels = weight.shape[:2]
-    w = weight.reshape(outputs, channels, -1, 3, 3)
-    u = np.empty((*w.shape[:3], len(g) ** 2), weight.dtype)
-    for start in range(0, outputs, 16):
-        some = w[start : start + 16].astype("float64")
-        u[start : start + 16] = (g @ some @ g.T).reshape(*some.shape[:3], -1)
-    return u
 
 
 def winograd(scope: Scope) -> Stmt:
@@ -174,7 +100,7 @@ def winograd(scope: Scope) -> Stmt:
     wide = vectors * lanes
     layout = Layout.identity((outputs, channels, depth, points)).pad(0, 0, -outputs % wide)
     layout = layout.split(0, (-1, wide)).reorder((0, 4, 3, 2, 1))
-    weights = scope.buffer(weight, layout, (f"winograd{m}", lambda w: _transformed_weights(m, w)))
+    weights = scope.buffer(weight, layout, (f"winograd{m}", lambda w: transformed_weights(m, w)))
     acc = scope.local(positions * wide)
     products = tirx.decl_buffer((points * grid.chunk * wide,), "float32", "products")
 
@@ -244,7 +170,7 @@ def winograd(scope: Scope) -> Stmt:
                 ]
                 for i in range(size)
             ]
-            result = _both_sides(emit, _OUTPUT[m], cells)
+            result = both_sides(emit, OUTPUT[m], cells)
             stores: list[Stmt] = []
             for i in range(m):
                 for j in range(m):

@@ -210,7 +210,7 @@ def test_what_was_decided_is_kept_and_the_rest_follows():
     # The pooling keeps the blocks; one conversion before it or behind it, and three at the ends.
     assert len(plan.conversions) == 4
     space = Space(lambda choose: decide_label(choose, convs[0], machine, JOINT))
-    assert space.default() == Config({"read": "NCHW", "write": "NCHW"})
+    assert space.default() == Config({"read": "NCHW", "write": "NCHW", "winograd": 0})
     label = decide_label(Given(answers[0]), convs[0], machine, JOINT)
     assert label is not None
     stored = layouts_of(convs[0], constants, label, machine.lanes())

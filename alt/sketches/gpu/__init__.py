@@ -13,6 +13,7 @@ from alt.sketches.gpu.fallback import one_by_one, pooling, stage_reduction
 from alt.sketches.gpu.matmul import matmul
 from alt.sketches.gpu.rows import layer_norm, reduction, softmax
 from alt.sketches.gpu.scope import GpuScope
+from alt.sketches.gpu.winograd import multiply_points, transform_input, transform_output
 from alt.sketches.scope import Stmt
 
 GpuSketch = Callable[[GpuScope], Stmt]
@@ -28,6 +29,9 @@ GPU_SKETCHES: dict[str, GpuSketch] = {
     "reduce": reduction,
     "softmax": softmax,
     "stages": stage_reduction,
+    "winograd_input": transform_input,
+    "winograd_output": transform_output,
+    "winograd_product": multiply_points,
 }
 """The sketch for each kind of anchor."""
 
