@@ -21,6 +21,8 @@ static inline unsigned alt_halves(float low, float high) {
   return word;
 }
 
+static inline float alt_power_of_two(float x) { return exp2f(x); }
+
 // In `emulation.cc`, as they need the other threads of the warp, or remember something.
 extern "C" {
 void alt_mma_tf32(float* d, const float* a, const float* b);
