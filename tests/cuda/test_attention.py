@@ -1,4 +1,12 @@
-"""Attention on a GPU: any shape, storage, mask and decision; and what nvcc makes of it."""
+"""Attention on a GPU: any shape, storage, mask and decision; and what nvcc makes of it.
+
+Planted, and caught here: a score behind the last key that counts; sums that do not shrink when the
+maximum grows; slices that all weigh the same; a maximum that starts from minus infinity; no wait
+between the threads of a warp, or at the end of a step; a wait for copies that is one group short,
+of keys or of values; words of keys in another order than those of queries, powers than values; the
+rows of a left factor 8 apart where they are neighbours; a pair that a thread writes the wrong way
+round.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +17,12 @@ import pytest
 from attentions import Attention
 from emulated import SM_90, emulate, needs_gxx, planned
 from equivalence import assert_same, model, node, run_reference
-from matrix_products import gpu, random
+from matrix_products import PRECISIONS, gpu, random
 
 from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import compile_source
 from alt.sketches.gpu.attention_tile import Problem, Tile, choose_tile, cycles_of, every_tile
 from tuner.choices import Infeasible
-
-PRECISIONS = ("fp32",)
 
 pytestmark = pytest.mark.cuda_build
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -139,7 +145,7 @@ def test_what_does_not_fit_is_refused():
         planned(heads((2,), 300, 300, 128, 128).fused("fp32", loops=loops))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_tiles_by_rule(precision):
     """Always one that fits; small where there is little work; none is estimated to be faster."""
     machine = gpu(precision)
@@ -166,10 +172,9 @@ def test_tiles_by_rule(precision):
 LARGE = [
     (16, 12, 128, 128, 64, 64),
     (1, 12, 128, 128, 64, 64),
-    (1, 3, 197, 197, 64, 64),
+    (16, 12, 512, 512, 64, 64),
     (1, 8, 1024, 1024, 128, 128),
     (1, 1, 300, 300, 512, 512),
-    (16, 4, 49, 49, 32, 32),
     (1, 8, 512, 77, 40, 40),
 ]
 

@@ -29,9 +29,10 @@ def attention(scope: GpuScope) -> Stmt:
     if not prod((*batch, queries, width)):
         return seq()
     operands = formula.operands(scope, batch)
-    can_copy = scope.gpu.capability >= TENSOR_CORES
+    precision = scope.gpu.precision
+    can_copy = precision == "fp32" and scope.gpu.capability >= TENSOR_CORES
     copied = [can_copy and is_read(each, len(batch)) for each in operands]
-    problem = Problem(prod(batch), queries, keys, depth, width, "fp32", all(copied[1:]))
+    problem = Problem(prod(batch), queries, keys, depth, width, precision, all(copied[1:]))
     tile = decide_tile(scope.choose, problem, scope.gpu)
     scope.cycles = cycles_of(tile, problem, scope.gpu)
     panels = panels_of(operands, copied, tile, problem)

@@ -8,7 +8,8 @@ from typing import Any
 from alt.elementary import Emitter, Expr, f32
 from alt.sketches.gpu.attention_engines import Engine, Threads, load
 from alt.sketches.gpu.attention_operands import Formula
-from alt.sketches.gpu.attention_softmax import Softmax
+from alt.sketches.gpu.attention_softmax import Softmax, reciprocal
+from alt.sketches.gpu.attention_tensor_cores import TensorCores
 from alt.sketches.gpu.attention_tile import Problem, Tile
 from alt.sketches.gpu.copies import await_groups, close_group
 from alt.sketches.gpu.panel import Panel, Part
@@ -47,7 +48,8 @@ class Block:
         self.shared = scope.shared(words, dtype, dynamic=dynamic)
         scores = scope.local(tile.rows * tile.keys // scope.gpu.warp, name="scores")
         sums = scope.local(tile.rows * problem.columns // scope.gpu.warp, name="mixed")
-        self.engine: Engine = Threads(scope, tile, problem, thread, self.shared, scores, sums)
+        kind = Threads if problem.precision == "fp32" else TensorCores
+        self.engine: Engine = kind(scope, tile, problem, thread, self.shared, scores, sums)
         self.softmax = Softmax(scope, self.engine)
         self.staged = [scope.local(max(p.staged, 1), name="staged") for p in panels]
 
@@ -193,9 +195,9 @@ class Block:
                     return made if even else tirx.IfThenElse(column < problem.width, made, None)
 
                 # Where there are no keys, sums of nothing are 0.
-                ratio = f32(1.0) / load(self.softmax.total, r) if problem.keys else f32(1.0)
+                share = reciprocal(load(self.softmax.total, r)) if problem.keys else f32(1.0)
                 return seq(
-                    tirx.BufferStore(inverse, ratio, [i32(0)]),
+                    tirx.BufferStore(inverse, share, [i32(0)]),
                     scope.loop(engine.columns // many, run, UNROLLED),
                 )
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from alt.elementary import Expr, Inline
 from alt.graph import Value
-from alt.sketches.gpu.attention_tile import Problem, Tile
+from alt.sketches.gpu.attention_tile import ROWS_PAD, TERMS_PAD, Problem, Tile
 from alt.sketches.gpu.elementwise import VECTOR_DTYPES
 from alt.sketches.gpu.matrix_panel import MatrixPanel, lanes_of
+from alt.sketches.gpu.paired_panel import PairedRows, PairedTerms
 from alt.sketches.gpu.panel import Panel
 from alt.sketches.gpu.product import Along, Operand, Results, operand
 from alt.sketches.gpu.scope import GpuScope
@@ -89,6 +90,7 @@ def panels_of(
     """Queries, keys, values: how parts of them are kept in shared memory.
 
     Words of queries and keys are neighbours along the depth, those of values along their columns.
+    On tensor cores, queries and values come in pairs.
 
     Args:
         operands: what they are parts of.
@@ -96,17 +98,22 @@ def panels_of(
         tile: of the block.
         problem: its extents.
     """
+    precision = problem.precision
 
-    def panel(which: int, outer: int, depth: int, contiguous: Along, pad: int) -> MatrixPanel:
+    cores = precision != "fp32"
+
+    def panel(
+        kind: type[MatrixPanel], which: int, outer: int, depth: int, contiguous: Along, pad: int
+    ) -> MatrixPanel:
         given, by_itself = operands[which], copied[which]
         turned = given.along != contiguous
         lanes = 1 if by_itself and turned else lanes_of(given, outer, depth)
-        return MatrixPanel(
+        return kind(
             given.along,
             outer,
             depth,
             tile.threads,
-            problem.precision,
+            precision,
             contiguous,
             pad,
             lanes,
@@ -114,8 +121,10 @@ def panels_of(
             given,
         )
 
+    left, right = (PairedRows, PairedTerms) if cores else (MatrixPanel, MatrixPanel)
+    q_pad, v_pad = (ROWS_PAD, TERMS_PAD) if cores else (problem.deep_pad, 0)
     return (
-        panel(0, tile.queries, problem.deep, "depth", problem.deep_pad),
-        panel(1, tile.chunk, problem.deep, "depth", problem.deep_pad),
-        panel(2, problem.columns, tile.chunk, "outer", problem.wide_pad),
+        panel(left, 0, tile.queries, problem.deep, "depth", q_pad),
+        panel(MatrixPanel, 1, tile.chunk, problem.deep, "depth", problem.deep_pad),
+        panel(right, 2, problem.columns, tile.chunk, "outer", v_pad),
     )

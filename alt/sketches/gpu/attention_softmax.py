@@ -29,6 +29,25 @@ static __device__ __forceinline__ float alt_power_of_two(float x) {
 """
 
 
+_RECIPROCAL = """
+#ifndef ALT_EMULATED
+static __device__ __forceinline__ float alt_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#endif
+"""
+
+
+def reciprocal(x: Expr) -> Expr:
+    """1 / x in one instruction, with an error of at most 2**-23 of the result.
+
+    Source: PTX ISA, rcp.approx.
+    """
+    return called("float32", "alt_reciprocal", _RECIPROCAL, x)
+
+
 def power(x: Expr) -> Expr:
     """e**x in three instructions, with an error of about 2**-22 + |x| * 2**-24 of the result.
 

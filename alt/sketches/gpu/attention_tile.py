@@ -37,6 +37,12 @@ COLUMNS = 32
 POWERS_PAD = 8
 """Words behind the powers of each query, likewise."""
 
+ROWS_PAD = 4
+"""Words behind each pair of queries on tensor cores, likewise."""
+
+TERMS_PAD = 8
+"""Words behind each row of pairs of values, likewise."""
+
 SOFTMAX_INSTRUCTIONS = 12.0
 """Of a thread for each score: scale, mask, maximum, power, sum."""
 
@@ -93,11 +99,6 @@ class Problem:
         if self.precision == "fp32":
             return 0 if self.words // 4 % 2 else 4
         return (16 - self.words) % 32
-
-    @property
-    def wide_pad(self) -> int:
-        """Words behind the values of each key, or of two in a word, likewise."""
-        return {"fp32": 0, "tf32": 4, "fp16": 8}[self.precision]
 
     @property
     def wide_parts(self) -> int:
@@ -163,17 +164,19 @@ class Tile:
         sums = self.rows * (self.keys + problem.columns) // WARP
         own = self.own_rows(problem)
         factors = 4 * own + 8
-        panels = self.chunk * max(problem.deep, problem.columns)
+        panels = self.chunk * (problem.deep + problem.columns)
         staged = 0 if problem.copied else -(-panels // self.threads)
         return sums + factors + 3 * own + staged + OTHER_REGISTERS
 
     def places(self, problem: Problem) -> tuple[int, ...]:
         """Where queries, keys, values and powers start in shared memory, and all words of it."""
-        deep, values = problem.words + problem.deep_pad, problem.columns + problem.wide_pad
-        q, k = self.queries * deep, self.chunk * deep
-        v = self.chunk // problem.packed * values
+        deep = problem.words + problem.deep_pad
+        q, k, v = self.queries * deep, self.chunk * deep, self.chunk * problem.columns
         powers = self.queries * self.slices * (self.keys + POWERS_PAD)
-        powers = powers if problem.precision == "fp32" else 0
+        if problem.precision != "fp32":
+            q = self.queries // 2 * (2 * problem.words + ROWS_PAD)
+            v = self.chunk // problem.packed // 2 * (2 * problem.columns + TERMS_PAD)
+            powers = 0
         # When all that is done with, slices tell what they have there.
         own = self.rows * problem.columns // WARP + 2 * self.own_rows(problem)
         met = (self.slices - 1) * self.team * own
