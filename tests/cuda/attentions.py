@@ -15,7 +15,7 @@ from tuner.config import Answer, Config
 
 Shape = tuple[int, ...]
 
-LIMITS = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3}
+LIMITS = {"fp32": 1e-5, "tf32": 4e-4, "fp16": 4e-4}
 """The largest difference by the largest result, where factors are those that are multiplied."""
 
 

@@ -5,7 +5,7 @@ maximum grows; slices that all weigh the same; a maximum that starts from minus 
 between the threads of a warp, or at the end of a step; a wait for copies that is one group short,
 of keys or of values; words of keys in another order than those of queries, powers than values; the
 rows of a left factor 8 apart where they are neighbours; a pair that a thread writes the wrong way
-round.
+round; powers whose last bits are cut off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from attentions import Attention
 from emulated import SM_90, emulate, needs_gxx, planned
 from equivalence import assert_same, model, node, run_reference
-from matrix_products import PRECISIONS, gpu, random
+from matrix_products import PRECISIONS, gpu, random, results
 
 from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import compile_source
@@ -122,6 +122,28 @@ def test_slices_that_see_no_key(precision, mask):
     loops = {"rows": 16, "keys": 32, "warps": 1, "slices": 4}
     with_mask(heads((2,), 5, 300, 8, 8), mask).check(precision, loops)
     with_mask(heads((2,), 5, 70, 8, 8), mask[:70]).check(precision, loops)
+
+
+class Mean(Attention):
+    """Scores are the mask, and the result is 1: the sum of weights."""
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        fill = {"q": np.zeros_like, "k": np.zeros_like, "v": np.ones_like}
+        return {n: fill[n](a) if n in fill else a for n, a in super().inputs.items()}
+
+
+@needs_gxx
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_powers_are_rounded_to_the_nearest(precision):
+    """Otherwise all of these would lose as much as one can."""
+    power = 1434 * 2.0**-11 - 1e-5
+    mask = np.full(64, np.log(power), np.float32)
+    mask[0] = 0
+    mean = Mean((1, 4, 16), (1, 16, 64), (1, 64, 8), mask)
+    made = mean.fused(precision)
+    (found,) = results(made, [mean.inputs[name] for name, *_ in made.imported.inputs])
+    assert np.abs(found - 1).max() < 1e-4
 
 
 @needs_gxx

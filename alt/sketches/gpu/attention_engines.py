@@ -109,7 +109,7 @@ class Engine(ABC):
         """Add values, times the powers, to the sums.
 
         Args:
-            powers: where there is room for them in shared memory, if `room` asks for it.
+            powers: where there is room for them in shared memory, for an engine that needs it.
             base: where the panel of values starts.
             values: the panel.
         """
