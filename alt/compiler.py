@@ -86,10 +86,10 @@ def compile(  # noqa: A001 - the verb users know
         allow_partial: leave operators that the log does not know to the compiler's rules, instead
             of refusing.
         device: the GPU to run on, by number or name; the first one by default.
-        precision: what the GPU may multiply in matrix products and convolutions of float32: `fp32`,
-            or on tensor cores `tf32` (the upper 19 bits, of which 10 are mantissa) or `fp16` (what
-            is beyond 65504 becomes infinite). Inputs, outputs, all that is stored in between, and
-            sums are float32 in any case, and so is every multiplication in attention, and in
+        precision: what the GPU may multiply in matrix products, attention and convolutions of
+            float32: `fp32`, or on tensor cores `tf32` (the upper 19 bits, of which 10 are mantissa)
+            or `fp16` (what is beyond 65504 becomes infinite). Inputs, outputs, all that is stored
+            in between, sums and softmax are float32 in any case, and so is every multiplication in
             products of few rows and depthwise convolutions, which memory limits. GPUs before sm_80
             multiply float32 whatever is asked, which `runs_on` and the artifact say.
         cuda_graph: whether a GPU replays the whole network as a CUDA graph where it works on the

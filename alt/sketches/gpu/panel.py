@@ -167,10 +167,10 @@ class Panel(ABC):
         run = self.lanes
 
         def piece(i: Expr, outer: Expr, term: Expr) -> Stmt:
-            def some(down: Expr) -> Stmt:
+            def some(across: Expr, down: Expr) -> Stmt:
                 """Elements that lie next to each other."""
-                inside, load = self.found(part, i, outer, term + down)
-                start = self._register(i, i32(0), down)
+                inside, load = self.found(part, i, outer + across, term + down)
+                start = self._register(i, across, down)
 
                 def read(lane: Expr) -> Stmt:
                     return tirx.BufferStore(staged, load(lane), [start + lane])
@@ -183,9 +183,11 @@ class Panel(ABC):
                     return found
                 return tirx.IfThenElse(inside, found, scope.loop(run, clear, VECTORIZED))
 
-            return scope.loop(wide * deep // run, some, UNROLLED)
+            if self.along == "outer":
+                return scope.loop(deep, lambda down: some(i32(0), down), UNROLLED)
+            return scope.nest((wide, deep // run), lambda a, d: some(a, d * run), UNROLLED)
 
-        return seq(self.opened(part), self._each_piece(scope, thread, piece))
+        return seq(self.opened(part), self.each_piece(scope, thread, piece))
 
     def copy(self, scope: GpuScope, shared: Any, base: Expr, thread: Expr, part: Part) -> Stmt:
         """Start to copy a thread's elements to shared memory; words have to be as in memory.
@@ -206,22 +208,12 @@ class Panel(ABC):
             to = shared, base + self.address(outer, term)
             return copy(to, load(i32(0)), there, self.lanes)
 
-        return seq(self.opened(part), self._each_piece(scope, thread, piece))
+        return seq(self.opened(part), self.each_piece(scope, thread, piece))
 
     def put(self, scope: GpuScope, staged: Any, shared: Any, base: Expr, thread: Expr) -> Stmt:
         """Write a thread's elements to shared memory, as words, from `base` on."""
         wide, deep = self.piece
         many = deep // self.packed
-
-        def word(i: Expr, across: Expr, down: Expr) -> Expr:
-            def element(lane: int) -> Expr:
-                at = self._register(i, across, down * self.packed + lane)
-                return tirx.BufferLoad(staged, [at])
-
-            if self.precision == "fp16":
-                return packed_halves(element(0), element(1))
-            return rounded(element(0)) if self.precision == "tf32" else element(0)
-
         count = wide * many
         vector = count > 1 and (wide > 1) == (self.contiguous == "outer")
 
@@ -234,7 +226,8 @@ class Panel(ABC):
                 return tirx.BufferStore(shared, value, [at])
 
             def made(lane: Expr) -> Expr:
-                return word(i, *((lane, i32(0)) if wide > 1 else (i32(0), lane)))
+                across, down = (lane, i32(0)) if wide > 1 else (i32(0), lane)
+                return self.word(staged, i, across, down)
 
             if not vector:
                 return scope.loop(count, lambda lane: store(lane, made(lane)), UNROLLED)
@@ -249,14 +242,27 @@ class Panel(ABC):
                 ),
             )
 
-        return self._each_piece(scope, thread, piece)
+        return self.each_piece(scope, thread, piece)
+
+    def word(self, staged: Any, i: Expr, across: Expr, down: Expr) -> Expr:
+        """A word of a thread's i-th piece, of the elements that it holds."""
+
+        def element(lane: int) -> Expr:
+            at = self._register(i, across, down * self.packed + lane)
+            return tirx.BufferLoad(staged, [at])
+
+        if self.precision == "fp16":
+            return packed_halves(element(0), element(1))
+        return rounded(element(0)) if self.precision == "tf32" else element(0)
 
     def _register(self, i: Expr, across: Expr, down: Expr) -> Expr:
         """Where a thread has an element of its i-th piece."""
         wide, deep = self.piece
-        return (i * deep + down) * wide + across
+        if self.along == "outer":
+            return (i * deep + down) * wide + across
+        return (i * wide + across) * deep + down
 
-    def _each_piece(
+    def each_piece(
         self, scope: GpuScope, thread: Expr, body: Callable[[Expr, Expr, Expr], Stmt]
     ) -> Stmt:
         """A statement for each piece of a thread: (which of its own, where it starts)."""

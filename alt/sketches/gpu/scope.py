@@ -97,6 +97,10 @@ class GpuScope(Scope):
         """Wait for all threads of the block; what they wrote to shared memory is there then."""
         return tirx.Evaluate(tirx.call_intrin("int32", "tirx.tvm_storage_sync", "shared"))
 
+    def sync_warp(self) -> Stmt:
+        """As `sync`, for the threads of a warp."""
+        return tirx.Evaluate(tirx.call_extern("void", "__syncwarp"))
+
     def other_lane(self, value: Expr, distance: int, width: int) -> Expr:
         """The value of the thread whose lane differs in the bit `distance`, in groups of `width`.
 

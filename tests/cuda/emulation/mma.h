@@ -14,12 +14,23 @@ static inline float alt_tf32(float x) {
   return x;
 }
 
+static inline float alt_nearly(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(x));
+  bits += 0x1000u;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
 static inline unsigned alt_halves(float low, float high) {
   _Float16 values[2] = {(_Float16)low, (_Float16)high};
   unsigned word;
   memcpy(&word, values, sizeof(word));
   return word;
 }
+
+static inline float alt_power_of_two(float x) { return exp2f(x); }
+static inline float alt_reciprocal(float x) { return 1.0f / x; }
 
 // In `emulation.cc`, as they need the other threads of the warp, or remember something.
 extern "C" {
