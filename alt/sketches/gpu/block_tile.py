@@ -84,11 +84,10 @@ class Tile:
         """Floats of one stage: the rows, then the columns."""
         return self.depth * (self.places + self.channels)
 
-    @property
-    def shared_floats(self) -> int:
-        """Two stages; or, when all is summed, what the parts tell each other."""
+    def shared_floats(self, stages: int = 2) -> int:
+        """Some stages; or, when all is summed, what the parts tell each other."""
         told = self.parts * self.places * self.channels if self.parts > 1 else 0
-        return max(2 * self.stage, told)
+        return max(stages * self.stage, told)
 
     @property
     def registers(self) -> int:
@@ -131,7 +130,7 @@ def _fits(tile: Tile, registers: int, core_registers: int, shared_bytes: int) ->
     if t.thread_channels % t.parts:
         return False
     # More registers than a thread has for what it stages would go to memory.
-    if -(-t.stage // t.threads) > 32 or 4 * t.shared_floats > shared_bytes:
+    if -(-t.stage // t.threads) > 32 or 4 * t.shared_floats() > shared_bytes:
         return False
     return t.registers <= registers and t.registers * t.threads <= core_registers
 
@@ -188,7 +187,7 @@ def estimate_cycles(tile: Tile, work: Work, gpu: Gpu, gather: float = 0.0) -> fl
     fits = min(
         gpu.core_threads // t.threads,
         gpu.core_registers // (t.registers * t.threads),
-        gpu.l1_bytes // (4 * t.shared_floats + 1024),
+        gpu.l1_bytes // (4 * t.shared_floats() + 1024),
     )
     a_core = -(-blocks // gpu.cores)
     together = max(1, min(a_core, fits))

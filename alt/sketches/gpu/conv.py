@@ -12,6 +12,7 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,10 +21,12 @@ from alt.elementary import Expr
 from alt.graph import Node
 from alt.sketches.gpu.block_tile import Tile, Work, decide_tile, estimate_cycles
 from alt.sketches.gpu.channels import channel_inputs, reads_channels
+from alt.sketches.gpu.copies import await_groups, close_group
+from alt.sketches.gpu.gather import inputs
 from alt.sketches.gpu.grid import with_indices
 from alt.sketches.gpu.results import Results
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.staging import Steps, inputs, steps_of, weights
+from alt.sketches.gpu.staging import Operand, Staging, Steps, steps_of, weights
 from alt.sketches.gpu.warp_conv import goes_to_tensor_cores, warp_convolution
 from alt.sketches.scope import Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry, has_packed_weights, phases
@@ -31,6 +34,14 @@ from primitives.tensorir import tirx
 
 ORDERS = ("channels", "places")
 """Which tiles neighbouring blocks work on: those of other channels, or of other places."""
+
+Operands = tuple[Operand, Operand]
+
+AHEAD = (0, 1, 2, 3)
+"""Stages that are copied ahead."""
+
+COPIES = 80
+"""The compute capability from which on threads can copy to shared memory without waiting."""
 
 MOST_PHASES = 4
 """Transposed convolutions of more have code for every one of them."""
@@ -74,12 +85,14 @@ def convolution(scope: GpuScope) -> Stmt:
     # Blocks that run at the same time should share the larger operand.
     order = ORDERS[outputs * work.steps * groups > node.inputs[0].size]
     order = scope.choose.one_of("order", ORDERS, order)
+    reduced = [steps_of(node, phase, tile.depth, padded) for phase in every]
+    ahead = _decide_ahead(scope, node, tile, reduced)
     scope.notes["tile"] = tile.numbers
     products = [
-        _Product(scope, node, phase, tile, steps_of(node, phase, tile.depth, padded), order)
-        for phase in every
+        _Product(scope, node, phase, tile, steps, order, ahead)
+        for phase, steps in zip(every, reduced, strict=True)
     ]
-    shared = scope.shared(tile.shared_floats)
+    shared = scope.shared(tile.shared_floats(max(2, ahead + 1)))
 
     def block(number: Expr, thread: Expr) -> Stmt:
         last = len(products) - 1
@@ -98,6 +111,18 @@ def _pads_little(channels: int, depth: int) -> bool:
     return -channels % depth * 16 <= channels
 
 
+def _decide_ahead(scope: GpuScope, node: Node, tile: Tile, reduced: Sequence[Steps]) -> int:
+    """How many stages are copied ahead of the one that is multiplied; 0 if registers hold the next.
+
+    What a thread reads of the input as vectors of channels is turned on its way.
+    """
+    fits = [a for a in AHEAD if 4 * tile.shared_floats(a + 1) <= scope.gpu.shared_bytes]
+    turned = any(reads_channels(scope, node, steps) for steps in reduced)
+    if turned or scope.gpu.capability < COPIES:
+        fits = [0]
+    return scope.choose.one_of("ahead", fits, fits[min(1, len(fits) - 1)])
+
+
 @dataclass(frozen=True, eq=False)
 class _Product:
     """One phase of a convolution."""
@@ -108,6 +133,7 @@ class _Product:
     tile: Tile
     steps: Steps
     order: str
+    ahead: int
 
     @property
     def tiles(self) -> tuple[int, int, int]:
@@ -145,18 +171,27 @@ class _Product:
         write = results.write(group, rows, columns)
         if not stages:  # a transposed convolution may have outputs that nothing reaches
             return seq(results.start(), write)
-        what = scope, self.node, self.phase, tile, self.steps, thread, shared, group
-        read = channel_inputs if reads_channels(scope, self.node, self.steps) else inputs
-        left, right = read(*what, rows), weights(*what, columns)
+        staging = Staging(
+            scope, self.node, self.phase, tile, self.steps, thread, shared, self.ahead > 0
+        )
+        vectors = reads_channels(scope, self.node, self.steps)
+        read = channel_inputs if vectors else inputs
+        operands = read(staging, group, rows), weights(staging, group, columns)
+        every = self._copied if self.ahead else self._through_registers
+        return seq(*(o.before for o in operands), results.start(), every(operands, results), write)
+
+    def _through_registers(self, operands: Operands, results: Results) -> Stmt:
+        """All stages: one is multiplied while the next is on its way into registers."""
+        scope, stages = self.scope, self.steps.stages
 
         def begin(stage: Expr) -> Expr:
-            return stage % 2 * tile.stage
+            return stage % 2 * self.tile.stage
 
         def load(stage: Expr) -> Stmt:
-            return seq(left.load(stage), right.load(stage))
+            return seq(*(o.load(stage, begin(stage)) for o in operands))
 
         def keep(stage: Expr) -> Stmt:
-            return seq(left.keep(begin(stage)), right.keep(begin(stage)))
+            return seq(*(o.keep(begin(stage)) for o in operands if o.keep is not None))
 
         def one(stage: Expr) -> Stmt:
             def more(body: Any) -> Stmt | None:
@@ -165,13 +200,31 @@ class _Product:
 
             return seq(more(load), results.multiply(begin(stage)), more(keep), scope.sync())
 
-        return seq(
-            left.before,
-            right.before,
-            results.start(),
-            load(i32(0)),
-            keep(i32(0)),
-            scope.sync(),
-            scope.loop(stages, one, name="stage"),
-            write,
-        )
+        first = i32(0)
+        return seq(load(first), keep(first), scope.sync(), scope.loop(stages, one, name="stage"))
+
+    def _copied(self, operands: Operands, results: Results) -> Stmt:
+        """All stages: one is multiplied while the next ones are copied."""
+        scope, stages, ahead = self.scope, self.steps.stages, self.ahead
+
+        def begin(stage: Expr) -> Expr:
+            return stage % (ahead + 1) * self.tile.stage
+
+        def start(stage: Expr) -> Stmt:
+            return seq(*(o.load(stage, begin(stage)) for o in operands))
+
+        def one(stage: Expr) -> Stmt:
+            # Groups are closed even where they are empty, so that counting them tells which.
+            made = scope.bound(stages, stage + ahead, "next", start)
+            return seq(
+                await_groups(ahead - 1),
+                scope.sync(),
+                scope.when(stage + ahead < stages, made),
+                close_group(),
+                results.multiply(begin(stage)),
+            )
+
+        first = (seq(start(i32(s)) if s < stages else None, close_group()) for s in range(ahead))
+        # What parts tell each other lies where the last stages are.
+        end = scope.sync() if self.tile.parts > 1 else None
+        return seq(*first, scope.loop(stages, one, name="stage"), end)
