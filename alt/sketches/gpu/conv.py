@@ -19,11 +19,21 @@ from typing import Any
 
 from alt.elementary import Expr
 from alt.graph import Node
-from alt.sketches.gpu.block_tile import Tile, Work, decide_tile, estimate_cycles
+from alt.sketches.gpu.block_tile import (
+    ALONE,
+    SIDE_BY_SIDE,
+    Tile,
+    Work,
+    decide_ahead,
+    decide_tile,
+    estimate_cycles,
+    most_ahead,
+)
 from alt.sketches.gpu.channels import channel_inputs, reads_channels
 from alt.sketches.gpu.copies import await_groups, close_group
 from alt.sketches.gpu.gather import inputs
 from alt.sketches.gpu.grid import with_indices
+from alt.sketches.gpu.place import reads_flat
 from alt.sketches.gpu.results import Results
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.staging import Operand, Staging, Steps, steps_of, weights
@@ -36,12 +46,6 @@ ORDERS = ("channels", "places")
 """Which tiles neighbouring blocks work on: those of other channels, or of other places."""
 
 Operands = tuple[Operand, Operand]
-
-AHEAD = (0, 1, 2, 3)
-"""Stages that are copied ahead."""
-
-COPIES = 80
-"""The compute capability from which on threads can copy to shared memory without waiting."""
 
 MOST_PHASES = 4
 """Transposed convolutions of more have code for every one of them."""
@@ -76,6 +80,7 @@ def convolution(scope: GpuScope) -> Stmt:
         channels=outputs,
         steps=max(1, channels * prod(first.taps)),
         groups=groups * len(every),
+        found=SIDE_BY_SIDE if reads_flat(scope, node, first) else ALONE,
     )
     tile = decide_tile(scope.choose, work, scope.gpu)
     scope.cycles = estimate_cycles(tile, work, scope.gpu)
@@ -86,7 +91,7 @@ def convolution(scope: GpuScope) -> Stmt:
     order = ORDERS[outputs * work.steps * groups > node.inputs[0].size]
     order = scope.choose.one_of("order", ORDERS, order)
     reduced = [steps_of(node, phase, tile.depth, padded) for phase in every]
-    ahead = _decide_ahead(scope, node, tile, reduced)
+    ahead = _decide_ahead(scope, tile, work, reduced)
     scope.notes["tile"] = tile.numbers
     products = [
         _Product(scope, node, phase, tile, steps, order, ahead)
@@ -111,16 +116,17 @@ def _pads_little(channels: int, depth: int) -> bool:
     return -channels % depth * 16 <= channels
 
 
-def _decide_ahead(scope: GpuScope, node: Node, tile: Tile, reduced: Sequence[Steps]) -> int:
+def _decide_ahead(scope: GpuScope, tile: Tile, work: Work, reduced: Sequence[Steps]) -> int:
     """How many stages are copied ahead of the one that is multiplied; 0 if registers hold the next.
 
-    What a thread reads of the input as vectors of channels is turned on its way.
+    What a thread reads of the input as vectors of channels is turned in registers.
     """
-    fits = [a for a in AHEAD if 4 * tile.shared_floats(a + 1) <= scope.gpu.shared_bytes]
+    node = scope.kernel.anchor
+    assert node is not None
     turned = any(reads_channels(scope, node, steps) for steps in reduced)
-    if turned or scope.gpu.capability < COPIES:
-        fits = [0]
-    return scope.choose.one_of("ahead", fits, fits[min(1, len(fits) - 1)])
+    most = 0 if turned else most_ahead(tile, scope.gpu)
+    default = min(most, decide_ahead(tile, work, scope.gpu))
+    return scope.choose.one_of("ahead", range(most + 1), default)
 
 
 @dataclass(frozen=True, eq=False)

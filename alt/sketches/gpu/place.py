@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from alt.elementary import Expr, f32
+from alt.graph import Node
 from alt.operators import delinear
 from alt.sketches.gpu import copies
 from alt.sketches.gpu.block_tile import VECTOR
@@ -77,16 +78,20 @@ def corner_of(scope: GpuScope, phase: Phase, place: Expr, before: list[Stmt]) ->
     return corner
 
 
-def _reads_vectors(staging: Staging) -> bool:
-    """Whether neighbouring places read neighbours in memory at every step."""
-    node, phase, tile = staging.node, staging.phase, staging.tile
+def reads_flat(scope: GpuScope, node: Node, phase: Phase) -> bool:
+    """Whether neighbouring places read neighbours in memory at every step, in aligned vectors."""
     x = node.inputs[0]
     ones, zeros = (1,) * len(phase.taps), (0,) * len(phase.taps)
     pointwise = (phase.taps, phase.stride, phase.offset) == (ones, ones, zeros)
-    flat = pointwise and phase.count == x.shape[2:] and staging.scope.layout(x).is_identity
-    # Fewer vectors than threads would leave threads without any.
+    flat = pointwise and phase.count == x.shape[2:] and scope.layout(x).is_identity
+    return flat and prod(phase.count) % VECTOR == 0
+
+
+def _reads_vectors(staging: Staging) -> bool:
+    """Whether a thread reads vectors: fewer of them than threads would leave some without any."""
+    tile = staging.tile
     enough = tile.depth * tile.places >= VECTOR * tile.threads
-    return flat and prod(phase.count) % VECTOR == 0 and enough
+    return enough and reads_flat(staging.scope, staging.node, staging.phase)
 
 
 @dataclass(frozen=True, eq=False)
