@@ -212,25 +212,44 @@ class _Product:
     def _copied(self, operands: Operands, results: Results) -> Stmt:
         """All stages: one is multiplied while the next ones are copied."""
         scope, stages, ahead = self.scope, self.steps.stages, self.ahead
+        size = self.tile.stage
+        # Where the stage that is multiplied begins, and the one that is copied: a remainder by
+        # three would take longer.
+        begins = scope.local(2, "int32", "begins")
 
-        def begin(stage: Expr) -> Expr:
-            return stage % (ahead + 1) * self.tile.stage
-
-        def start(stage: Expr) -> Stmt:
-            return seq(*(o.load(stage, begin(stage)) for o in operands))
+        def start(stage: Expr, begin: Expr) -> Stmt:
+            return seq(*(o.load(stage, begin) for o in operands))
 
         def one(stage: Expr) -> Stmt:
+            here, there = tirx.Var("here", "int32"), tirx.Var("there", "int32")
+            named = (
+                tirx.Bind(v, tirx.BufferLoad(begins, [i])) for i, v in enumerate((here, there))
+            )
             # Groups are closed even where they are empty, so that counting them tells which.
-            made = scope.bound(stages, stage + ahead, "next", start)
+            made = scope.bound(stages, stage + ahead, "next", lambda s: start(s, there))
+            after = tirx.Select(here.equal(i32(ahead * size)), i32(0), here + size)
             return seq(
+                *named,
                 await_groups(ahead - 1),
                 scope.sync(),
                 scope.when(stage + ahead < stages, made),
                 close_group(),
-                results.multiply(begin(stage)),
+                results.multiply(here),
+                tirx.BufferStore(begins, after, [0]),
+                tirx.BufferStore(begins, here, [1]),
             )
 
-        first = (seq(start(i32(s)) if s < stages else None, close_group()) for s in range(ahead))
+        first = (
+            seq(start(i32(s), i32(s * size)) if s < stages else None, close_group())
+            for s in range(ahead)
+        )
         # What parts tell each other lies where the last stages are.
         end = scope.sync() if self.tile.parts > 1 else None
-        return seq(*first, scope.loop(stages, one, name="stage"), end)
+        return seq(
+            *first,
+            tirx.AllocBuffer(begins),
+            tirx.BufferStore(begins, i32(0), [0]),
+            tirx.BufferStore(begins, i32(ahead * size), [1]),
+            scope.loop(stages, one, name="stage"),
+            end,
+        )

@@ -96,21 +96,6 @@ class Window:
         return self.images[1] // self.place.lanes
 
     @property
-    def count(self) -> int:
-        """Vectors of a stage."""
-        return self.staging.tile.depth * self.place.down
-
-    @property
-    def apart(self) -> int:
-        """Steps between two that follow each other in a thread."""
-        return self.staging.tile.threads // self.place.down
-
-    @property
-    def first_step(self) -> Expr:
-        """Of a thread, in a stage."""
-        return self.staging.scope.analyzer.simplify(self.staging.thread // self.place.down)
-
-    @property
     def axes(self) -> list[int]:
         """The spatial axes along which some tap of some place is outside the image."""
         p, extents = self.staging.phase, self.staging.node.inputs[0].shape[2:]
@@ -206,7 +191,8 @@ def _tap_by_tap(window: Window) -> Operand:
     """
     s, tile = window.staging, window.staging.tile
     scope, stages = s.scope, s.steps.stages
-    own, taps, channels = window.first_step, s.steps.taps, window.channels
+    place, own = window.place, window.place.first_step
+    taps, channels = s.steps.taps, window.channels
     start, missing = tirx.Var("start", "int32"), tirx.Var("missing", "int32")
     first = np.arange(stages + 1) % (stages // taps) * tile.depth
     tap = np.minimum(np.arange(stages + 1) // (stages // taps), taps - 1)
@@ -238,27 +224,29 @@ def _tap_by_tap(window: Window) -> Operand:
         ]
 
         def whole(i: Expr) -> Read:
-            return Read(here, i * (window.apart * window.channel_stride), there)
+            return Read(here, i * (place.apart * window.channel_stride), there)
 
         def some(i: Expr) -> Read:
-            exists = own + i * window.apart < left[0]
+            exists = own + i * place.apart < left[0]
             return Read(here, whole(i).further, tirx.all(exists, there))
 
         made = either(scope, left[0] >= tile.depth, every(whole), every(some)) if rounded else None
         return seq(*named, made or every(whole), after)
 
-    return reading(s, window.place, before, opened)
+    return reading(s, place, before, opened)
 
 
 def _step_by_step(window: Window) -> Operand:
     """Steps of a stage have different taps."""
-    s, tile, steps = window.staging, window.staging.tile, window.staging.steps
+    s, place = window.staging, window.place
+    tile, steps = s.tile, s.steps
+    count = tile.depth * place.down
     number = np.arange(steps.stages * steps.depth)
     tap = np.minimum(number // steps.stride, steps.taps - 1)
     channel = np.where(number < steps.count, number % steps.stride, window.channels)
     table = window.table("steps", window.reads_of(tap, channel))
     start, missing = tirx.Var("start", "int32"), tirx.Var("missing", "int32")
-    entries = s.scope.local(2 * -(-window.count // tile.threads), name="entries")
+    entries = s.scope.local(2 * -(-count // tile.threads), name="entries")
     before = [
         tirx.Bind(start, window.start(i32(0))),
         tirx.Bind(missing, window.missing()),
@@ -266,10 +254,10 @@ def _step_by_step(window: Window) -> Operand:
     ]
 
     def opened(stage: Expr, every: Opened) -> Stmt:
-        first = s.scope.analyzer.simplify(stage * tile.depth + window.first_step)
+        first = s.scope.analyzer.simplify(stage * tile.depth + place.first_step)
 
         def entry(i: Expr, position: Expr) -> Stmt:
-            return copy(s.scope, 2, table, (first + i * window.apart) * 2, entries, i * 2)
+            return copy(s.scope, 2, table, (first + i * place.apart) * 2, entries, i * 2)
 
         def read(i: Expr) -> Read:
             offset, bits = (
@@ -278,9 +266,9 @@ def _step_by_step(window: Window) -> Operand:
             there = tirx.bitwise_and(bits, missing).equal(i32(0))
             return Read(start + offset, i32(0), there)
 
-        return seq(s.each(window.count, entry), every(read))
+        return seq(s.each(count, entry), every(read))
 
-    return reading(s, window.place, before, opened)
+    return reading(s, place, before, opened)
 
 
 def _anywhere(staging: Staging, place: Place, group: Expr) -> Operand:
@@ -293,8 +281,7 @@ def _anywhere(staging: Staging, place: Place, group: Expr) -> Operand:
 
     def opened(stage: Expr, every: Opened) -> Stmt:
         def read(i: Expr) -> Read:
-            position = i * s.tile.threads + s.thread
-            step = simplify(stage * steps.depth + position // place.down)
+            step = simplify(stage * steps.depth + place.first_step + i * place.apart)
             channel, tap = simplify(step % steps.stride), simplify(step // steps.stride)
             guards = [place.exists] if place.exists is not None else []
             if steps.stride != channels:

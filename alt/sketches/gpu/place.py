@@ -31,6 +31,9 @@ class Place:
         number: of the vector, in its image.
         exists: whether they do; None if all do.
         before: names all that.
+        first_step: which step of a stage a thread reads first.
+        apart: how many steps further it reads next.
+        kept: where in a stage it writes what it reads first.
     """
 
     lanes: int
@@ -40,6 +43,9 @@ class Place:
     number: Expr
     exists: Expr | None
     before: list[Stmt]
+    first_step: Expr
+    apart: int
+    kept: Expr
 
 
 def place_of(staging: Staging, rows: Expr) -> Place:
@@ -55,7 +61,14 @@ def place_of(staging: Staging, rows: Expr) -> Place:
     scope.analyzer.bind(q, ir.Range(0, image))
     corner = corner_of(scope, phase, q, before) if lanes == 1 else []
     exists = row < places if places % down else None
-    return Place(lanes, down, n, corner, q, exists, before)
+    # What a thread reads is close together, so that instructions can have the distance in them; and
+    # threads of a warp write side by side.
+    thread, each = staging.thread, -(-tile.depth * down // tile.threads)
+    apart = max(1, 32 // down)
+    rows_first = thread // (apart * down) * (apart * each) + thread // down % apart
+    first = scope.analyzer.simplify(rows_first)
+    kept = scope.analyzer.simplify(first * tile.places + thread % down * lanes)
+    return Place(lanes, down, n, corner, q, exists, before, first, apart, kept)
 
 
 def corner_of(scope: GpuScope, phase: Phase, place: Expr, before: list[Stmt]) -> list[Expr]:
@@ -132,14 +145,19 @@ def reading(
     source = scope.buffer(x, scope.layout(x))
     count = s.tile.depth * place.down
     given = seq(*place.before, *before)
+
+    def where(i: Expr) -> Expr:
+        """In a stage, what a thread reads."""
+        return place.kept + i * (place.apart * s.tile.places)
+
     if s.copied:
 
         def start(stage: Expr, begin: Expr) -> Stmt:
             def every(reads: Reads) -> Stmt:
-                def part(i: Expr, position: Expr) -> Stmt:
+                def part(i: Expr, _: Expr) -> Stmt:
                     read = reads(i)
                     load = tirx.BufferLoad(source, [read.at * lanes])
-                    to = s.shared, begin + position * lanes
+                    to = s.shared, begin + where(i)
                     return copies.copy(to, load, read.there, lanes, read.further * lanes)
 
                 return s.each(count, part)
@@ -170,4 +188,4 @@ def reading(
         return opened(stage, every)
 
     given = seq(tirx.AllocBuffer(kept), given)
-    return Operand(given, load, s.keep(kept, count, lanes, 0))
+    return Operand(given, load, s.keep(kept, count, lanes, lambda i, _: where(i)))

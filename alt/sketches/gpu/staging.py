@@ -110,12 +110,21 @@ class Staging:
 
         return self.scope.loop(-(-count // threads), one, UNROLLED, "share")
 
-    def keep(self, kept: Any, count: int, lanes: int, first: int) -> Callable[[Expr], Stmt]:
-        """Writes `count` vectors to shared memory, in order, from `first` floats of a stage on."""
+    def keep(
+        self, kept: Any, count: int, lanes: int, where: Callable[[Expr, Expr], Expr]
+    ) -> Callable[[Expr], Stmt]:
+        """Writes this thread's part of `count` vectors to shared memory.
+
+        Args:
+            kept: the registers that hold it.
+            count: of all threads.
+            lanes: elements of a vector.
+            where: in a stage one is written, given what `each` gives.
+        """
 
         def keep(begin: Expr) -> Stmt:
             def part(i: Expr, position: Expr) -> Stmt:
-                at = begin + first + position * lanes
+                at = begin + where(i, position)
                 return copy(self.scope, lanes, kept, i * lanes, self.shared, at)
 
             return self.each(count, part)
@@ -124,9 +133,12 @@ class Staging:
 
 
 def weights(staging: Staging, group: Expr, columns: Expr) -> Operand:
-    """Weights [group][step][output channel], packed when compiled, zeros behind the last of each.
+    """Weights, packed when compiled such that a stage is contiguous, zeros behind the last of each.
 
-    Neighbouring threads read neighbouring channels, a vector each.
+    Neighbouring threads read neighbours, a vector each.
+
+    Shape:
+        [group][tile of output channels][step][output channel].
     """
     scope, tile, steps = staging.scope, staging.tile, staging.steps
     node, phase = staging.node, staging.phase
@@ -139,24 +151,31 @@ def weights(staging: Staging, group: Expr, columns: Expr) -> Operand:
 
     layout = Layout.identity((groups, steps.count, outputs))
     layout = layout.pad(1, 0, -steps.count % tile.depth).pad(2, 0, -outputs % tile.channels)
+    layout = layout.split(2, (-1, tile.channels)).reorder((0, 2, 1, 3))
     key = phase.kernel_first, phase.kernel_step, phase.taps, steps.stride
     packed = scope.buffer(node.inputs[1], layout, (f"{node.op}{groups},{key} steps", steps_first))
-    _, depth, width = layout.shape
+    _, tiles, depth, _ = layout.shape
     across = tile.channels // VECTOR
     count = tile.depth * across
     first = tile.depth * tile.places
 
     def at(stage: Expr, position: Expr) -> Expr:
-        row = group * depth + stage * tile.depth + position // across
-        return row * width + columns * tile.channels + position % across * VECTOR
+        """In vectors, so that TVM sees that they are aligned."""
+        step = (group * tiles + columns) * depth + stage * tile.depth
+        return (step * across + position) * VECTOR
+
+    def where(_: Expr, position: Expr) -> Expr:
+        """In a stage."""
+        return first + position * VECTOR
 
     if staging.copied:
 
         def start(stage: Expr, begin: Expr) -> Stmt:
             def part(i: Expr, position: Expr) -> Stmt:
-                to = staging.shared, begin + first + position * VECTOR
-                source = tirx.BufferLoad(packed, [at(stage, position)])
-                return copies.copy(to, source, tirx.const(True, "bool"), VECTOR)
+                to = staging.shared, begin + where(i, position)
+                load = tirx.BufferLoad(packed, [at(stage, staging.thread)])
+                further = i * (tile.threads * VECTOR)
+                return copies.copy(to, load, tirx.const(True, "bool"), VECTOR, further)
 
             return staging.each(count, part)
 
@@ -170,7 +189,7 @@ def weights(staging: Staging, group: Expr, columns: Expr) -> Operand:
 
         return staging.each(count, part)
 
-    return Operand(tirx.AllocBuffer(kept), load, staging.keep(kept, count, VECTOR, first))
+    return Operand(tirx.AllocBuffer(kept), load, staging.keep(kept, count, VECTOR, where))
 
 
 def copy(scope: GpuScope, lanes: int, source: Any, at: Expr, target: Any, to: Expr) -> Stmt:
