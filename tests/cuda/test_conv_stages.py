@@ -1,6 +1,10 @@
 """Convolutions on GPUs: how stages get to shared memory, and how their input is found.
 
-Planted bugs, each of which these tests caught: PLANTED
+Planted bugs, each of which these tests caught: taps before an image's first row exist; so do taps
+between those that are dilated; a stage reads where the one before it did; it is multiplied before it
+has been copied, or while others still copy it; parts add up before all have multiplied; parts
+without a share of the columns write; groups read the channels of the first; what fills a stage is
+read.
 """
 
 from __future__ import annotations
