@@ -22,6 +22,7 @@ from alt.graph import Node
 from alt.sketches.gpu.block_tile import (
     ALONE,
     SIDE_BY_SIDE,
+    VECTOR,
     Tile,
     Work,
     decide_ahead,
@@ -211,45 +212,52 @@ class _Product:
 
     def _copied(self, operands: Operands, results: Results) -> Stmt:
         """All stages: one is multiplied while the next ones are copied."""
-        scope, stages, ahead = self.scope, self.steps.stages, self.ahead
-        size = self.tile.stage
-        # Where the stage that is multiplied begins, and the one that is copied: a remainder by
-        # three would take longer.
+        scope, stages, ahead, size = self.scope, self.steps.stages, self.ahead, self.tile.stage
         begins = scope.local(2, "int32", "begins")
 
         def start(stage: Expr, begin: Expr) -> Stmt:
             return seq(*(o.load(stage, begin) for o in operands))
 
-        def one(stage: Expr) -> Stmt:
-            here, there = tirx.Var("here", "int32"), tirx.Var("there", "int32")
-            named = (
-                tirx.Bind(v, tirx.BufferLoad(begins, [i])) for i, v in enumerate((here, there))
-            )
+        def one(stage: Expr, here: Expr, there: Expr) -> Stmt:
             # Groups are closed even where they are empty, so that counting them tells which.
             made = scope.bound(stages, stage + ahead, "next", lambda s: start(s, there))
-            after = tirx.Select(here.equal(i32(ahead * size)), i32(0), here + size)
             return seq(
-                *named,
                 await_groups(ahead - 1),
                 scope.sync(),
                 scope.when(stage + ahead < stages, made),
                 close_group(),
                 results.multiply(here),
-                tirx.BufferStore(begins, after, [0]),
+            )
+
+        def by_remainder(stage: Expr) -> Stmt:
+            here, there = (s % (ahead + 1) * size for s in (stage, stage + ahead))
+            return one(stage, here, there)
+
+        def in_turn(stage: Expr) -> Stmt:
+            # In vectors, so that TVM sees that they are aligned.
+            here, there = tirx.Var("here", "int32"), tirx.Var("there", "int32")
+            vectors = size // VECTOR
+            last = here.equal(i32(ahead * vectors))
+            return seq(
+                tirx.Bind(here, tirx.BufferLoad(begins, [0])),
+                tirx.Bind(there, tirx.BufferLoad(begins, [1])),
+                one(stage, here * VECTOR, there * VECTOR),
+                tirx.BufferStore(begins, tirx.Select(last, i32(0), here + vectors), [0]),
                 tirx.BufferStore(begins, here, [1]),
             )
 
-        first = (
+        first = [
             seq(start(i32(s), i32(s * size)) if s < stages else None, close_group())
             for s in range(ahead)
-        )
+        ]
+        if ahead + 1 in (2, 4):
+            made = scope.loop(stages, by_remainder, name="stage")
+        else:  # a division would take longer
+            made = seq(
+                tirx.AllocBuffer(begins),
+                tirx.BufferStore(begins, i32(0), [0]),
+                tirx.BufferStore(begins, i32(ahead * size // VECTOR), [1]),
+                scope.loop(stages, in_turn, name="stage"),
+            )
         # What parts tell each other lies where the last stages are.
-        end = scope.sync() if self.tile.parts > 1 else None
-        return seq(
-            *first,
-            tirx.AllocBuffer(begins),
-            tirx.BufferStore(begins, i32(0), [0]),
-            tirx.BufferStore(begins, i32(ahead * size), [1]),
-            scope.loop(stages, one, name="stage"),
-            end,
-        )
+        return seq(*first, made, scope.sync() if self.tile.parts > 1 else None)
