@@ -113,7 +113,7 @@ def convolution(scope: GpuScope) -> Stmt:
 
 
 def _pads_little(channels: int, depth: int) -> bool:
-    """Whether whole stages of every tap waste less than a division for each element costs."""
+    """Whether whole stages of every tap waste less than looking up each element costs."""
     return -channels % depth * 16 <= channels
 
 
