@@ -11,9 +11,16 @@ from alt.gpu_formats import COMPLEX, Format, Label, block_in, layout_in
 from alt.gpu_winograd import bytes_moved, product_cycles
 from alt.graph import Node, Value
 from alt.kernels import Kernel
-from alt.sketches.gpu.block_tile import VECTOR, Work, decide_tile, estimate_cycles
+from alt.sketches.gpu.block_tile import (
+    ALONE,
+    SIDE_BY_SIDE,
+    VECTOR,
+    Work,
+    decide_tile,
+    estimate_cycles,
+)
 from alt.sketches.gpu.conv import tiles_well
-from alt.sketches.gpu.depthwise import FIND, goes_by_channel
+from alt.sketches.gpu.depthwise import goes_by_channel
 from alt.sketches.gpu.depthwise_channels import depthwise_of
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.tiling import Problem, choose_tile, cycles_of
@@ -85,12 +92,15 @@ def _product_cycles(kernel: Kernel, node: Node, label: Label, gpu: Gpu) -> float
     first = every[0]
     places = node.output.shape[0] * prod(first.count)
     steps = max(1, channels * prod(first.taps))
-    work = Work(places, outputs, steps, groups * len(every))
+    blocked = block_in(node.inputs[0], label.read, gpu.lanes()) > 1
     together = VECTOR if _vectors_read(node, first, label.read, gpu) else 1
+    # Vectors of channels are turned on their way to shared memory, one by one.
+    found = SIDE_BY_SIDE if together > 1 and not blocked else ALONE
+    work = Work(places, outputs, steps, groups * len(every), found)
     if tiles_well(node) and goes_to_tensor_cores(_scope(kernel, node, label, gpu), gpu.precision):
         channels_across = block_in(kernel.output, label.write, gpu.lanes()) > 1
         return _tensor_core_cycles(work, channels_across, together, gpu)
-    return estimate_cycles(decide_tile(Default(), work, gpu), work, gpu, FIND / together)
+    return estimate_cycles(decide_tile(Default(), work, gpu), work, gpu)
 
 
 def _tensor_core_cycles(work: Work, channels_across: bool, together: int, gpu: Gpu) -> float:

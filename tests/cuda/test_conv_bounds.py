@@ -1,7 +1,7 @@
 """Convolutions on GPUs read nothing outside their input: a device may not have memory there.
 
 Planted bugs, each of which these tests caught: places behind the last image are loaded; so is what
-lies above an image's first row.
+lies above an image's first row; channels behind the last.
 """
 
 from __future__ import annotations
@@ -66,6 +66,10 @@ def ends_well(emulation: Emulation, array: np.ndarray, at_end: bool) -> bool:
         Case((1, 4, 7, 7), (8, 2, 3, 3), {**SAME, "strides": [2, 2], "group": 2}),
         Case((1, 4, 5, 5), (4, 1, 3, 3), {**SAME, "group": 4}),
         Case((1, 4, 5, 5), (4, 4, 4, 4), {**SAME, "strides": [2, 2]}, op="ConvTranspose"),
+        # Steps and channels that only fill a stage.
+        Case((1, 3, 5, 6), (8, 3, 3, 3), {"pads": [2, 0, 1, 3], "dilations": [1, 2]}),
+        Case((2, 36, 3, 3), (8, 36, 1, 1)),
+        Case((1, 30, 4, 4), (8, 30, 3, 3), SAME),
     ],
     ids=str,
 )

@@ -22,7 +22,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "thread_places": (2, 4, 8),
     "thread_channels": (1, 2, 4, 8),
     "depth": (8, 16, 32, 64, 128),
-    "parts": (1, 2, 4, 8),
+    "parts": (1, 2, 4, 8, 16),
 }
 """What a tile is made of, in the order in which it is decided."""
 
@@ -34,6 +34,23 @@ CORE_BYTES, ALL_BYTES = 64.0, 3000.0
 
 BARRIER = 60.0
 """Cycles for a barrier and the first reads behind it."""
+
+STAGE = 25.0
+"""Instructions of a stage that are neither for its results nor for its operands, by what nvcc makes
+of them; as are all that follow."""
+
+FURTHER = 8.0
+"""Instructions more where a stage is not always one of two."""
+
+ALONE, SIDE_BY_SIDE = 3.0, 0.75
+"""Instructions that bring an element to shared memory: a copy, which reaches no further than 2048
+bytes, so that it mostly has an address of its own; and if four lie side by side."""
+
+AHEAD = (0, 1, 2, 3)
+"""Stages that are copied ahead of the one that is multiplied."""
+
+COPIES = 80
+"""The compute capability from which on threads copy to shared memory without waiting."""
 
 OTHER_REGISTERS = 40
 """Registers for addresses and indices, by what ptxas reports."""
@@ -84,17 +101,15 @@ class Tile:
         """Floats of one stage: the rows, then the columns."""
         return self.depth * (self.places + self.channels)
 
-    @property
-    def shared_floats(self) -> int:
-        """Two stages; or, when all is summed, what the parts tell each other."""
+    def shared_floats(self, stages: int = 2) -> int:
+        """Some stages; or, when all is summed, what the parts tell each other."""
         told = self.parts * self.places * self.channels if self.parts > 1 else 0
-        return max(2 * self.stage, told)
+        return max(stages * self.stage, told)
 
-    @property
-    def registers(self) -> int:
-        """Registers of a thread, about."""
+    def registers(self, copied: bool) -> int:
+        """Registers of a thread, about; fewer if what it stages is copied past them."""
         results = self.thread_places * self.thread_channels
-        staged = -(-self.stage // self.threads)
+        staged = 0 if copied else -(-self.stage // self.threads)
         return results + self.thread_places + self.thread_channels + staged + OTHER_REGISTERS
 
     @property
@@ -112,32 +127,37 @@ class Work:
         channels: columns.
         steps: length of the reduction.
         groups: independent products.
+        found: instructions that bring an element of the rows to shared memory.
     """
 
     places: int
     channels: int
     steps: int
     groups: int = 1
+    found: float = ALONE
 
 
-def _fits(tile: Tile, registers: int, core_registers: int, shared_bytes: int) -> bool:
+def _fits(tile: Tile, registers: int, core_registers: int, shared_bytes: int, copied: bool) -> bool:
     t = tile
     if t.places % t.thread_places or t.channels % t.thread_channels or t.depth % t.parts:
         return False
-    # Whole warps, which hold a rectangle of threads; every thread stages elements of one row.
-    if t.team < 32 or not t.places <= t.threads <= 512:
+    # Whole warps. Eight threads read vectors from shared memory at once: they have the same part.
+    if t.team < 8 or t.threads % 32:
         return False
-    # Each part writes its share of the columns.
-    if t.thread_channels % t.parts:
+    # Every thread stages elements of one row.
+    if not t.places <= t.threads <= 512:
         return False
     # More registers than a thread has for what it stages would go to memory.
-    if -(-t.stage // t.threads) > 32 or 4 * t.shared_floats > shared_bytes:
+    if -(-t.stage // t.threads) > 32 or 4 * t.shared_floats() > shared_bytes:
         return False
-    return t.registers <= registers and t.registers * t.threads <= core_registers
+    held = t.registers(copied)
+    return held <= registers and held * t.threads <= core_registers
 
 
 @lru_cache(maxsize=8)
-def _tiles(registers: int, core_registers: int, shared_bytes: int) -> tuple[Tile, ...]:
+def _tiles(
+    registers: int, core_registers: int, shared_bytes: int, copied: bool
+) -> tuple[Tile, ...]:
     found: list[Tile] = []
 
     def extend(chosen: tuple[int, ...]) -> None:
@@ -146,7 +166,7 @@ def _tiles(registers: int, core_registers: int, shared_bytes: int) -> tuple[Tile
                 extend((*chosen, size))
             return
         tile = Tile(*chosen)
-        if _fits(tile, registers, core_registers, shared_bytes):
+        if _fits(tile, registers, core_registers, shared_bytes, copied):
             found.append(tile)
 
     extend(())
@@ -161,7 +181,7 @@ def tiles_for(work: Work, gpu: Gpu) -> list[Tile]:
 
     return [
         t
-        for t in _tiles(gpu.registers, gpu.core_registers, gpu.shared_bytes)
+        for t in _tiles(gpu.registers, gpu.core_registers, gpu.shared_bytes, copies(gpu))
         if useful(t.places, work.places, "places")
         # A tile of few channels needs many places, and a warp of both has enough of them.
         and useful(t.channels, work.channels, "channels")
@@ -169,42 +189,73 @@ def tiles_for(work: Work, gpu: Gpu) -> list[Tile]:
     ]
 
 
-def estimate_cycles(tile: Tile, work: Work, gpu: Gpu, gather: float = 0.0) -> float:
+def copies(gpu: Gpu) -> bool:
+    """Whether threads copy to shared memory without waiting."""
+    return gpu.capability >= COPIES
+
+
+def _together(tile: Tile, gpu: Gpu, ahead: int) -> int:
+    """How many blocks a multiprocessor holds, if so many stages are copied ahead."""
+    return min(
+        gpu.core_threads // tile.threads,
+        gpu.core_registers // (tile.registers(copies(gpu)) * tile.threads),
+        gpu.l1_bytes // (4 * tile.shared_floats(ahead + 1) + 1024),
+    )
+
+
+def _blocks(tile: Tile, work: Work) -> int:
+    return prod((-(-work.places // tile.places), -(-work.channels // tile.channels), work.groups))
+
+
+def most_ahead(tile: Tile, gpu: Gpu) -> int:
+    """How many stages may be copied ahead of the one that is multiplied; 0 if none can."""
+    if not copies(gpu):
+        return 0
+    return max(a for a in AHEAD if a < 2 or 4 * tile.shared_floats(a + 1) <= gpu.shared_bytes)
+
+
+def decide_ahead(tile: Tile, work: Work, gpu: Gpu) -> int:
+    """How many stages are best copied ahead."""
+    options = range(1, min(2, most_ahead(tile, gpu)) + 1)
+    return min(options, key=lambda a: _cycles(tile, work, gpu, a), default=1)
+
+
+def estimate_cycles(tile: Tile, work: Work, gpu: Gpu) -> float:
     """Cycles until the last multiprocessor is done.
 
     What limits a stage is the largest of: instructions issued, reads from shared memory, the serial
-    work of one warp, and the latency of the next stage's loads. Over all, the bytes that come from
-    the second-level cache take their time, too. Constants are from data sheets, not from timings.
+    work of one warp, and the latency of the next stages' loads. Over all, the bytes that come from
+    the second-level cache take their time, too. Constants are from data sheets and from code, not
+    from timings.
 
     Args:
         tile: how the work is cut.
         work: what is computed.
         gpu: where.
-        gather: instructions for the address and the bounds of each element of the rows.
     """
+    return _cycles(tile, work, gpu, decide_ahead(tile, work, gpu))
+
+
+def _cycles(tile: Tile, work: Work, gpu: Gpu, ahead: int) -> float:
     t = tile
-    blocks = prod((-(-work.places // t.places), -(-work.channels // t.channels), work.groups))
+    blocks = _blocks(tile, work)
     stages = -(-work.steps // t.depth)
-    fits = min(
-        gpu.core_threads // t.threads,
-        gpu.core_registers // (t.registers * t.threads),
-        gpu.l1_bytes // (4 * t.shared_floats + 1024),
-    )
     a_core = -(-blocks // gpu.cores)
-    together = max(1, min(a_core, fits))
+    together = max(1, min(a_core, _together(tile, gpu, ahead)))
     results, read = t.thread_places * t.thread_channels, t.thread_places + t.thread_channels
+    vectors = -(-t.thread_places // VECTOR) + -(-t.thread_channels // VECTOR)
     own_steps = t.depth // t.parts
-    staged = 2 * t.stage / t.threads  # read from memory, written to shared memory
-    found = gather * t.depth * t.places / t.threads
-    issued = own_steps * (results + read / VECTOR + 1) + 2.0 * staged + found + 10
+    brought = t.depth * (t.places * work.found + t.channels * SIDE_BY_SIDE) / t.threads
+    brought += STAGE + FURTHER * (ahead - 1)
+    issued = own_steps * (results + vectors) + brought
     warps = t.threads / 32
     issue = issued * warps / 4
-    shared = (0.75 * own_steps * read + staged) * warps
+    shared = (0.75 * own_steps * read + 2 * t.stage / t.threads) * warps
     busy = max(issue, shared) + 0.3 * min(issue, shared)
-    serial = own_steps * (results + read) * 1.1 + 2.0 * staged + found
+    serial = own_steps * (results + read) * 1.1 + brought
 
     def wave(count: int) -> float:
-        return stages * (max(busy * count, serial, LATENCY) + BARRIER)
+        return stages * (max(busy * count, serial, LATENCY / ahead) + BARRIER)
 
     whole, rest = divmod(a_core, together)
     cycles = whole * wave(together) + (wave(rest) if rest else 0.0)
@@ -212,7 +263,8 @@ def estimate_cycles(tile: Tile, work: Work, gpu: Gpu, gather: float = 0.0) -> fl
     bytes_a_cycle = min(CORE_BYTES, ALL_BYTES * gpu.cores / 132 / active)
     moved = a_core * stages * 4.0 * t.stage / bytes_a_cycle
     waves = -(-a_core // together)
-    end = waves * (LATENCY + together * t.places * t.channels / 16 * (1 + 0.5 * (t.parts > 1)))
+    told = t.parts if t.parts > 1 else 0
+    end = waves * (LATENCY + together * t.places * t.channels / 16 * (1 + told))
     return max(cycles, moved) + 0.2 * min(cycles, moved) + end
 
 

@@ -1,6 +1,6 @@
 """Convolutions whose channels are neighbours in memory: vectors of channels, read and written.
 
-What `alt.sketches.gpu.staging` and `alt.sketches.gpu.results` do for rows, where neighbouring
+What `alt.sketches.gpu.gather` and `alt.sketches.gpu.results` do for rows, where neighbouring
 threads have neighbouring places.
 """
 
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
 
 from alt.elementary import Emitter, Expr, f32
 from alt.graph import Node, Value
 from alt.operators import delinear
-from alt.sketches.gpu.block_tile import VECTOR, Tile
+from alt.sketches.gpu.block_tile import VECTOR
 from alt.sketches.gpu.elementwise import VECTOR_DTYPES, read_in_place
 from alt.sketches.gpu.grid import either
+from alt.sketches.gpu.place import corner_of
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.staging import Operand, Steps, corner_of, shared_out
+from alt.sketches.gpu.staging import Operand, Staging, Steps
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, i32, seq
-from alt.sketches.windows import Phase, geometry
+from alt.sketches.windows import geometry
 from alt.storage import block_of
 from primitives.tensorir import ir, tirx
 
@@ -31,22 +31,14 @@ def reads_channels(scope: GpuScope, node: Node, steps: Steps) -> bool:
     return all(extent % VECTOR == 0 for extent in (block, channels, steps.stride)) and block > 1
 
 
-def channel_inputs(
-    scope: GpuScope,
-    node: Node,
-    phase: Phase,
-    tile: Tile,
-    steps: Steps,
-    thread: Expr,
-    shared: Any,
-    group: Expr,
-    rows: Expr,
-) -> Operand:
+def channel_inputs(staging: Staging, group: Expr, rows: Expr) -> Operand:
     """The input that the places of a tile read, four channels at a time, 0 outside the image.
 
     A thread has one place. In blocks of four channels neighbours have neighbouring places; in
     longer ones pairs of threads share a place, so that each sector of memory is read at once.
     """
+    scope, tile, steps = staging.scope, staging.tile, staging.steps
+    node, phase, thread = staging.node, staging.phase, staging.thread
     x = node.inputs[0]
     layout, source = scope.layout(x), scope.buffer(x, scope.layout(x))
     image = prod(phase.count)
@@ -73,7 +65,7 @@ def channel_inputs(
         whole = position // (beside * tile.places)
         return simplify(whole * beside + position % beside if beside > 1 else whole)
 
-    def load(stage: Expr) -> Stmt:
+    def load(stage: Expr, begin: Expr) -> Stmt:
         def part(i: Expr, position: Expr) -> Stmt:
             # As a multiple of four, so that TVM sees that vectors are aligned.
             number = simplify(stage * down + vector_of(position))
@@ -103,7 +95,7 @@ def channel_inputs(
             read, zero = (scope.loop(VECTOR, f, VECTORIZED) for f in (lane, nothing))
             return either(scope, tirx.all(*guards), read, zero)
 
-        return shared_out(scope, tile, count, thread, part)
+        return staging.each(count, part)
 
     def keep(begin: Expr) -> Stmt:
         def part(i: Expr, position: Expr) -> Stmt:
@@ -111,11 +103,11 @@ def channel_inputs(
 
             def lane(k: Expr) -> Stmt:
                 value = tirx.BufferLoad(kept, [i * VECTOR + k])
-                return tirx.BufferStore(shared, value, [first + k * tile.places])
+                return tirx.BufferStore(staging.shared, value, [first + k * tile.places])
 
             return scope.loop(VECTOR, lane, UNROLLED)
 
-        return shared_out(scope, tile, count, thread, part)
+        return staging.each(count, part)
 
     return Operand(seq(*before), load, keep)
 

@@ -12,18 +12,32 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from alt.elementary import Expr
 from alt.graph import Node
-from alt.sketches.gpu.block_tile import Tile, Work, decide_tile, estimate_cycles
+from alt.sketches.gpu.block_tile import (
+    ALONE,
+    SIDE_BY_SIDE,
+    VECTOR,
+    Tile,
+    Work,
+    decide_ahead,
+    decide_tile,
+    estimate_cycles,
+    most_ahead,
+)
 from alt.sketches.gpu.channels import channel_inputs, reads_channels
+from alt.sketches.gpu.copies import await_groups, close_group
+from alt.sketches.gpu.gather import inputs
 from alt.sketches.gpu.grid import with_indices
+from alt.sketches.gpu.place import reads_flat
 from alt.sketches.gpu.results import Results
 from alt.sketches.gpu.scope import GpuScope
-from alt.sketches.gpu.staging import Steps, inputs, steps_of, weights
+from alt.sketches.gpu.staging import Operand, Staging, Steps, steps_of, weights
 from alt.sketches.gpu.warp_conv import goes_to_tensor_cores, warp_convolution
 from alt.sketches.scope import Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry, has_packed_weights, phases
@@ -31,6 +45,8 @@ from primitives.tensorir import tirx
 
 ORDERS = ("channels", "places")
 """Which tiles neighbouring blocks work on: those of other channels, or of other places."""
+
+Operands = tuple[Operand, Operand]
 
 MOST_PHASES = 4
 """Transposed convolutions of more have code for every one of them."""
@@ -65,6 +81,7 @@ def convolution(scope: GpuScope) -> Stmt:
         channels=outputs,
         steps=max(1, channels * prod(first.taps)),
         groups=groups * len(every),
+        found=SIDE_BY_SIDE if reads_flat(scope, node, first) else ALONE,
     )
     tile = decide_tile(scope.choose, work, scope.gpu)
     scope.cycles = estimate_cycles(tile, work, scope.gpu)
@@ -74,12 +91,14 @@ def convolution(scope: GpuScope) -> Stmt:
     # Blocks that run at the same time should share the larger operand.
     order = ORDERS[outputs * work.steps * groups > node.inputs[0].size]
     order = scope.choose.one_of("order", ORDERS, order)
+    reduced = [steps_of(node, phase, tile.depth, padded) for phase in every]
+    ahead = _decide_ahead(scope, tile, work, reduced)
     scope.notes["tile"] = tile.numbers
     products = [
-        _Product(scope, node, phase, tile, steps_of(node, phase, tile.depth, padded), order)
-        for phase in every
+        _Product(scope, node, phase, tile, steps, order, ahead)
+        for phase, steps in zip(every, reduced, strict=True)
     ]
-    shared = scope.shared(tile.shared_floats)
+    shared = scope.shared(tile.shared_floats(max(2, ahead + 1)))
 
     def block(number: Expr, thread: Expr) -> Stmt:
         last = len(products) - 1
@@ -94,8 +113,21 @@ def convolution(scope: GpuScope) -> Stmt:
 
 
 def _pads_little(channels: int, depth: int) -> bool:
-    """Whether whole stages of every tap waste less than a division for each element costs."""
+    """Whether whole stages of every tap waste less than looking up each element costs."""
     return -channels % depth * 16 <= channels
+
+
+def _decide_ahead(scope: GpuScope, tile: Tile, work: Work, reduced: Sequence[Steps]) -> int:
+    """How many stages are copied ahead of the one that is multiplied; 0 if registers hold the next.
+
+    What a thread reads of the input as vectors of channels is turned in registers.
+    """
+    node = scope.kernel.anchor
+    assert node is not None
+    turned = any(reads_channels(scope, node, steps) for steps in reduced)
+    most = 0 if turned else most_ahead(tile, scope.gpu)
+    default = min(most, decide_ahead(tile, work, scope.gpu))
+    return scope.choose.one_of("ahead", range(most + 1), default)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +140,7 @@ class _Product:
     tile: Tile
     steps: Steps
     order: str
+    ahead: int
 
     @property
     def tiles(self) -> tuple[int, int, int]:
@@ -145,18 +178,27 @@ class _Product:
         write = results.write(group, rows, columns)
         if not stages:  # a transposed convolution may have outputs that nothing reaches
             return seq(results.start(), write)
-        what = scope, self.node, self.phase, tile, self.steps, thread, shared, group
-        read = channel_inputs if reads_channels(scope, self.node, self.steps) else inputs
-        left, right = read(*what, rows), weights(*what, columns)
+        staging = Staging(
+            scope, self.node, self.phase, tile, self.steps, thread, shared, self.ahead > 0
+        )
+        vectors = reads_channels(scope, self.node, self.steps)
+        read = channel_inputs if vectors else inputs
+        operands = read(staging, group, rows), weights(staging, group, columns)
+        every = self._copied if self.ahead else self._through_registers
+        return seq(*(o.before for o in operands), results.start(), every(operands, results), write)
+
+    def _through_registers(self, operands: Operands, results: Results) -> Stmt:
+        """All stages: one is multiplied while the next is on its way into registers."""
+        scope, stages = self.scope, self.steps.stages
 
         def begin(stage: Expr) -> Expr:
-            return stage % 2 * tile.stage
+            return stage % 2 * self.tile.stage
 
         def load(stage: Expr) -> Stmt:
-            return seq(left.load(stage), right.load(stage))
+            return seq(*(o.load(stage, begin(stage)) for o in operands))
 
         def keep(stage: Expr) -> Stmt:
-            return seq(left.keep(begin(stage)), right.keep(begin(stage)))
+            return seq(*(o.keep(begin(stage)) for o in operands if o.keep is not None))
 
         def one(stage: Expr) -> Stmt:
             def more(body: Any) -> Stmt | None:
@@ -165,13 +207,57 @@ class _Product:
 
             return seq(more(load), results.multiply(begin(stage)), more(keep), scope.sync())
 
-        return seq(
-            left.before,
-            right.before,
-            results.start(),
-            load(i32(0)),
-            keep(i32(0)),
-            scope.sync(),
-            scope.loop(stages, one, name="stage"),
-            write,
-        )
+        first = i32(0)
+        return seq(load(first), keep(first), scope.sync(), scope.loop(stages, one, name="stage"))
+
+    def _copied(self, operands: Operands, results: Results) -> Stmt:
+        """All stages: one is multiplied while the next ones are copied."""
+        scope, stages, ahead, size = self.scope, self.steps.stages, self.ahead, self.tile.stage
+        begins = scope.local(2, "int32", "begins")
+
+        def start(stage: Expr, begin: Expr) -> Stmt:
+            return seq(*(o.load(stage, begin) for o in operands))
+
+        def one(stage: Expr, here: Expr, there: Expr) -> Stmt:
+            # Groups are closed even where they are empty, so that counting them tells which.
+            made = scope.bound(stages, stage + ahead, "next", lambda s: start(s, there))
+            return seq(
+                await_groups(ahead - 1),
+                scope.sync(),
+                scope.when(stage + ahead < stages, made),
+                close_group(),
+                results.multiply(here),
+            )
+
+        def by_remainder(stage: Expr) -> Stmt:
+            here, there = (s % (ahead + 1) * size for s in (stage, stage + ahead))
+            return one(stage, here, there)
+
+        def in_turn(stage: Expr) -> Stmt:
+            # In vectors, so that TVM sees that they are aligned.
+            here, there = tirx.Var("here", "int32"), tirx.Var("there", "int32")
+            vectors = size // VECTOR
+            last = here.equal(i32(ahead * vectors))
+            return seq(
+                tirx.Bind(here, tirx.BufferLoad(begins, [0])),
+                tirx.Bind(there, tirx.BufferLoad(begins, [1])),
+                one(stage, here * VECTOR, there * VECTOR),
+                tirx.BufferStore(begins, tirx.Select(last, i32(0), here + vectors), [0]),
+                tirx.BufferStore(begins, here, [1]),
+            )
+
+        first = [
+            seq(start(i32(s), i32(s * size)) if s < stages else None, close_group())
+            for s in range(ahead)
+        ]
+        if ahead + 1 in (2, 4):
+            made = scope.loop(stages, by_remainder, name="stage")
+        else:  # a division would take longer
+            made = seq(
+                tirx.AllocBuffer(begins),
+                tirx.BufferStore(begins, i32(0), [0]),
+                tirx.BufferStore(begins, i32(ahead * size // VECTOR), [1]),
+                scope.loop(stages, in_turn, name="stage"),
+            )
+        # What parts tell each other lies where the last stages are.
+        return seq(*first, made, scope.sync() if self.tile.parts > 1 else None)

@@ -47,7 +47,7 @@ static __device__ __forceinline__ void alt_await_copies_but_{left}() {{
 """
 
 
-def copy(to: tuple[Any, Expr], load: Any, there: Expr, words: int) -> Stmt:
+def copy(to: tuple[Any, Expr], load: Any, there: Expr, words: int, further: Expr | int = 0) -> Stmt:
     """Start to copy a word of 32 bits, or four, both places aligned to as much.
 
     Args:
@@ -55,13 +55,17 @@ def copy(to: tuple[Any, Expr], load: Any, there: Expr, words: int) -> Stmt:
         load: the first of them, as it would be read.
         there: whether they exist; if not, nothing is read, and zeros are written.
         words: 1 or 4.
+        further: how many words behind `load` they are; a number that instructions can have in them.
 
     Source: PTX ISA, cp.async.
     """
     shared, at = to
-    pointers = tirx.address_of(tirx.BufferLoad(shared, [at])), tirx.address_of(load)
-    name, source = {1: ("alt_copy_word", _COPY_WORD), 4: ("alt_copy", _COPY)}[words]
-    return tirx.Evaluate(called("void", name, source, *pointers, there))
+    source = tirx.call_intrin(
+        "handle", "tirx.handle_add_byte_offset", tirx.address_of(load), 4 * further
+    )
+    pointers = tirx.address_of(tirx.BufferLoad(shared, [at])), source
+    name, code = {1: ("alt_copy_word", _COPY_WORD), 4: ("alt_copy", _COPY)}[words]
+    return tirx.Evaluate(called("void", name, code, *pointers, there))
 
 
 def close_group() -> Stmt:

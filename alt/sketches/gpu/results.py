@@ -115,7 +115,7 @@ class Results:
                 return tirx.BufferLoad(self.acc, [here])
 
             return self._columns(group, rows, columns, t.thread_channels, mine)
-        own = t.thread_channels // t.parts
+        own = max(1, t.thread_channels // t.parts)
 
         def place(part: Expr, c: Expr, j: Expr) -> Expr:
             cell = (part * t.thread_channels + c) * self.vectors + j
@@ -137,10 +137,13 @@ class Results:
                 found = value if found is None else found + value
             return found
 
+        made = self._columns(group, rows, columns, own, total)
+        if t.parts > t.thread_channels:
+            made = _when(self.part < t.thread_channels, made)
         return seq(
             self.scope.nest((t.thread_channels, self.vectors), tell, UNROLLED),
             self.scope.sync(),
-            self._columns(group, rows, columns, own, total),
+            made,
         )
 
     def _columns(

@@ -1,4 +1,7 @@
-"""How a block of a convolution brings its operands to shared memory, a stage at a time."""
+"""How a block of a convolution brings its operands to shared memory, a stage at a time.
+
+The weights are here; the input is in `alt.sketches.gpu.gather` and `alt.sketches.gpu.channels`.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from alt.elementary import Expr, f32
+from alt.elementary import Expr
 from alt.graph import Node
-from alt.operators import delinear
+from alt.sketches.gpu import copies
 from alt.sketches.gpu.block_tile import VECTOR, Tile
-from alt.sketches.gpu.grid import either, or_zero
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.scope import UNROLLED, VECTORIZED, Stmt, seq
 from alt.sketches.windows import Phase, geometry, taps_of_phase
 from primitives import Layout
-from primitives.tensorir import ir, tirx
+from primitives.tensorir import tirx
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +29,15 @@ class Operand:
 
     Attributes:
         before: what a thread works out once.
-        load: reads this thread's share of a stage into registers, given the stage's number.
-        keep: writes it from there to shared memory, given where the stage begins.
+        load: reads this thread's share of a stage into registers, given the stage's number and
+            where it will begin in shared memory; or starts to copy it to there.
+        keep: writes it from registers to shared memory, given where the stage begins; None if it
+            is copied.
     """
 
     before: Stmt
-    load: Callable[[Expr], Stmt]
-    keep: Callable[[Expr], Stmt]
+    load: Callable[[Expr, Expr], Stmt]
+    keep: Callable[[Expr], Stmt] | None
 
 
 @dataclass(frozen=True)
@@ -70,21 +74,74 @@ def steps_of(node: Node, phase: Phase, depth: int, padded: bool) -> Steps:
     return Steps(prod(phase.taps), channels, channels + more, depth)
 
 
-def weights(
-    scope: GpuScope,
-    node: Node,
-    phase: Phase,
-    tile: Tile,
-    steps: Steps,
-    thread: Expr,
-    shared: Any,
-    group: Expr,
-    columns: Expr,
-) -> Operand:
-    """Weights [group][step][output channel], packed when compiled, zeros behind the last of each.
+@dataclass(frozen=True, eq=False)
+class Staging:
+    """What a thread of a block works with when it stages operands.
 
-    Neighbouring threads read neighbouring channels, a vector each.
+    Attributes:
+        scope: the kernel.
+        node: the convolution.
+        phase: which part of it.
+        tile: what the block computes.
+        steps: the reduction.
+        thread: which of the block this is.
+        shared: the array that holds the stages.
+        copied: whether elements go there without passing through registers.
     """
+
+    scope: GpuScope
+    node: Node
+    phase: Phase
+    tile: Tile
+    steps: Steps
+    thread: Expr
+    shared: Any
+    copied: bool
+
+    def each(self, count: int, body: Callable[[Expr, Expr], Stmt]) -> Stmt:
+        """This thread's part of what the block stages: (which of its own, which of all)."""
+        threads = self.tile.threads
+
+        def one(i: Expr) -> Stmt:
+            position = i * threads + self.thread
+            made = body(i, position)
+            even = count % threads == 0
+            return made if even else tirx.IfThenElse(position < count, made, None)
+
+        return self.scope.loop(-(-count // threads), one, UNROLLED, "share")
+
+    def keep(
+        self, kept: Any, count: int, lanes: int, where: Callable[[Expr, Expr], Expr]
+    ) -> Callable[[Expr], Stmt]:
+        """Writes this thread's part of `count` vectors to shared memory.
+
+        Args:
+            kept: the registers that hold it.
+            count: of all threads.
+            lanes: elements of a vector.
+            where: in a stage one is written, given what `each` gives.
+        """
+
+        def keep(begin: Expr) -> Stmt:
+            def part(i: Expr, position: Expr) -> Stmt:
+                at = begin + where(i, position)
+                return copy(self.scope, lanes, kept, i * lanes, self.shared, at)
+
+            return self.each(count, part)
+
+        return keep
+
+
+def weights(staging: Staging, group: Expr, columns: Expr) -> Operand:
+    """Weights, packed when compiled such that a stage is contiguous, zeros behind the last of each.
+
+    Neighbouring threads read neighbours, a vector each.
+
+    Shape:
+        [group][tile of output channels][step][output channel].
+    """
+    scope, tile, steps = staging.scope, staging.tile, staging.steps
+    node, phase = staging.node, staging.phase
     groups, channels, outputs = geometry(node)
 
     def steps_first(weight: np.ndarray) -> np.ndarray:
@@ -94,142 +151,45 @@ def weights(
 
     layout = Layout.identity((groups, steps.count, outputs))
     layout = layout.pad(1, 0, -steps.count % tile.depth).pad(2, 0, -outputs % tile.channels)
+    layout = layout.split(2, (-1, tile.channels)).reorder((0, 2, 1, 3))
     key = phase.kernel_first, phase.kernel_step, phase.taps, steps.stride
     packed = scope.buffer(node.inputs[1], layout, (f"{node.op}{groups},{key} steps", steps_first))
-    _, depth, width = layout.shape
+    _, tiles, depth, _ = layout.shape
     across = tile.channels // VECTOR
     count = tile.depth * across
+    first = tile.depth * tile.places
+
+    def at(stage: Expr, position: Expr) -> Expr:
+        """In vectors, so that TVM sees that they are aligned."""
+        step = (group * tiles + columns) * depth + stage * tile.depth
+        return (step * across + position) * VECTOR
+
+    def where(_: Expr, position: Expr) -> Expr:
+        """In a stage."""
+        return first + position * VECTOR
+
+    if staging.copied:
+
+        def start(stage: Expr, begin: Expr) -> Stmt:
+            def part(i: Expr, position: Expr) -> Stmt:
+                to = staging.shared, begin + where(i, position)
+                load = tirx.BufferLoad(packed, [at(stage, staging.thread)])
+                further = i * (tile.threads * VECTOR)
+                return copies.copy(to, load, tirx.const(True, "bool"), VECTOR, further)
+
+            return staging.each(count, part)
+
+        return Operand(seq(), start, None)
+
     kept = scope.local(-(-count // tile.threads) * VECTOR, name="weights")
 
-    def load(stage: Expr) -> Stmt:
+    def load(stage: Expr, begin: Expr) -> Stmt:
         def part(i: Expr, position: Expr) -> Stmt:
-            row = group * depth + stage * tile.depth + position // across
-            at = row * width + columns * tile.channels + position % across * VECTOR
-            return copy(scope, VECTOR, packed, at, kept, i * VECTOR)
+            return copy(scope, VECTOR, packed, at(stage, position), kept, i * VECTOR)
 
-        return shared_out(scope, tile, count, thread, part)
+        return staging.each(count, part)
 
-    def keep(begin: Expr) -> Stmt:
-        def part(i: Expr, position: Expr) -> Stmt:
-            at = begin + tile.depth * tile.places + position * VECTOR
-            return copy(scope, VECTOR, kept, i * VECTOR, shared, at)
-
-        return shared_out(scope, tile, count, thread, part)
-
-    return Operand(tirx.AllocBuffer(kept), load, keep)
-
-
-def inputs(
-    scope: GpuScope,
-    node: Node,
-    phase: Phase,
-    tile: Tile,
-    steps: Steps,
-    thread: Expr,
-    shared: Any,
-    group: Expr,
-    rows: Expr,
-) -> Operand:
-    """The input that the places of a tile read, 0 outside the image.
-
-    A thread has the same place at every step, or the same vector of places, and neighbours have
-    neighbouring places: what depends on the place alone is worked out once.
-    """
-    x = node.inputs[0]
-    image = prod(phase.count)
-    places = node.output.shape[0] * image
-    lanes = VECTOR if _reads_vectors(scope, node, phase, tile) else 1
-    down = tile.places // lanes
-    count = tile.depth * down
-    kept = scope.local(-(-count // tile.threads) * lanes, name="inputs")
-    _, channels, _ = geometry(node)
-    simplify = scope.analyzer.simplify
-    row = simplify(rows * down + thread % down)
-    n, q = tirx.Var("n", "int32"), tirx.Var("q", "int32")
-    before: list[Stmt] = [
-        tirx.AllocBuffer(kept),
-        tirx.Bind(n, row // (image // lanes)),
-        tirx.Bind(q, row % (image // lanes)),
-    ]
-    scope.analyzer.bind(q, ir.Range(0, image // lanes))
-    corner = corner_of(scope, phase, q, before) if lanes == 1 else []
-
-    def element(i: Expr, channel: Expr, tap: Expr, guards: list[Expr]) -> Stmt:
-        taps = delinear(tap, phase.taps)
-        at = [c + t * d for c, t, d in zip(corner, taps, phase.dilation, strict=True)]
-        for p, extent in zip(at, x.shape[2:], strict=True):
-            guards += [p >= 0, p < extent]
-        value = scope.load(x, [n, group * channels + channel, *map(simplify, at)])
-        return tirx.BufferStore(kept, or_zero(scope, tirx.all(*guards), value), [i])
-
-    def vector(i: Expr, channel: Expr, guards: list[Expr]) -> Stmt:
-        def lane(k: Expr) -> Stmt:
-            at = delinear(q * lanes + k, phase.count)
-            value = scope.load(x, [n, group * channels + channel, *at])
-            return tirx.BufferStore(kept, value, [i * lanes + k])
-
-        def nothing(k: Expr) -> Stmt:
-            return tirx.BufferStore(kept, f32(0.0), [i * lanes + k])
-
-        read, zero = (scope.loop(lanes, f, VECTORIZED) for f in (lane, nothing))
-        return either(scope, tirx.all(*guards), read, zero)
-
-    def load(stage: Expr) -> Stmt:
-        def part(i: Expr, position: Expr) -> Stmt:
-            step = simplify(stage * tile.depth + position // down)
-            channel, tap = simplify(step % steps.stride), simplify(step // steps.stride)
-            guards: list[Expr] = []
-            if places % tile.places:
-                guards.append(row < places // lanes)
-            if steps.stride != channels:
-                guards.append(channel < channels)
-            if steps.count % tile.depth:
-                guards.append(step < steps.count)
-            guards = guards or [tirx.const(True)]
-            if lanes == 1:
-                return element(i, channel, tap, guards)
-            return vector(i, channel, guards)
-
-        return shared_out(scope, tile, count, thread, part)
-
-    def keep(begin: Expr) -> Stmt:
-        def part(i: Expr, position: Expr) -> Stmt:
-            return copy(scope, lanes, kept, i * lanes, shared, begin + position * lanes)
-
-        return shared_out(scope, tile, count, thread, part)
-
-    return Operand(seq(*before), load, keep)
-
-
-def corner_of(scope: GpuScope, phase: Phase, place: Expr, before: list[Stmt]) -> list[Expr]:
-    """Where the window of a place begins along each spatial axis; may be outside the image.
-
-    Args:
-        scope: the kernel.
-        phase: of the convolution.
-        place: of one image, counted by rows.
-        before: gets the statements that name what is found.
-    """
-    corner: list[Expr] = []
-    for at, extent, stride, offset in zip(
-        delinear(place, phase.count), phase.count, phase.stride, phase.offset, strict=True
-    ):
-        corner.append(tirx.Var("corner", "int32"))
-        before.append(tirx.Bind(corner[-1], scope.analyzer.simplify(at * stride + offset)))
-        end = (extent - 1) * stride + offset + 1
-        scope.analyzer.bind(corner[-1], ir.Range(offset, end))
-    return corner
-
-
-def _reads_vectors(scope: GpuScope, node: Node, phase: Phase, tile: Tile) -> bool:
-    """Whether neighbouring places read neighbours in memory at every step."""
-    x = node.inputs[0]
-    ones, zeros = (1,) * len(phase.taps), (0,) * len(phase.taps)
-    pointwise = (phase.taps, phase.stride, phase.offset) == (ones, ones, zeros)
-    flat = pointwise and phase.count == x.shape[2:] and scope.layout(x).is_identity
-    # Fewer vectors than threads would leave threads without any.
-    enough = tile.depth * tile.places >= VECTOR * tile.threads
-    return flat and prod(phase.count) % VECTOR == 0 and enough
+    return Operand(tirx.AllocBuffer(kept), load, staging.keep(kept, count, VECTOR, where))
 
 
 def copy(scope: GpuScope, lanes: int, source: Any, at: Expr, target: Any, to: Expr) -> Stmt:
@@ -239,17 +199,3 @@ def copy(scope: GpuScope, lanes: int, source: Any, at: Expr, target: Any, to: Ex
         return tirx.BufferStore(target, tirx.BufferLoad(source, [at + k]), [to + k])
 
     return scope.loop(lanes, lane, VECTORIZED)
-
-
-def shared_out(
-    scope: GpuScope, tile: Tile, count: int, thread: Expr, body: Callable[[Expr, Expr], Stmt]
-) -> Stmt:
-    """A thread's part of what a block stages: (which of its own, which of all)."""
-
-    def one(i: Expr) -> Stmt:
-        position = i * tile.threads + thread
-        made = body(i, position)
-        even = count % tile.threads == 0
-        return made if even else tirx.IfThenElse(position < count, made, None)
-
-    return scope.loop(-(-count // tile.threads), one, UNROLLED, "share")
