@@ -12,7 +12,7 @@ from alt.sketches.gpu.elementwise import VECTOR_DTYPES
 from alt.sketches.gpu.matrix_panel import MatrixPanel, lanes_of
 from alt.sketches.gpu.paired_panel import PairedRows, PairedTerms
 from alt.sketches.gpu.panel import Panel
-from alt.sketches.gpu.product import Along, Operand, Results, operand
+from alt.sketches.gpu.product import Along, Operand, Results
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.matmul import fit
 from primitives.expressions import reads_of
@@ -58,9 +58,9 @@ class Formula:
         queries, depth = self.q.shape[-2:]
         keys, width = self.v.shape[-2:]
         return (
-            operand(scope, lambda h, q, d: element(self.q, [*h, q, d]), batch, queries, depth),
-            operand(scope, lambda h, k, d: element(self.k, [*h, d, k]), batch, keys, depth),
-            operand(scope, lambda h, c, k: element(self.v, [*h, k, c]), batch, width, keys),
+            Operand(scope, lambda h, q, d: element(self.q, [*h, q, d]), batch, queries, depth),
+            Operand(scope, lambda h, k, d: element(self.k, [*h, d, k]), batch, keys, depth),
+            Operand(scope, lambda h, c, k: element(self.v, [*h, k, c]), batch, width, keys),
         )
 
     def results(self, scope: GpuScope, batch: Sequence[int]) -> Results:
@@ -71,7 +71,7 @@ class Formula:
             return tirx.BufferLoad(scope.output, [address])
 
         *_, rows, width = self.result.shape
-        place = operand(scope, element, batch, width, rows)
+        place = Operand(scope, element, batch, width, rows)
         vectors = place.along == "outer" and scope.kernel.output.dtype in VECTOR_DTYPES
         lanes = place.lanes if vectors else 1
         return Results(scope, self.result, lambda h, r, c: [*h, r, c], lanes)

@@ -13,7 +13,7 @@ from typing import Any
 
 from alt.elementary import Expr
 from alt.sketches.gpu.copies import copy
-from alt.sketches.gpu.product import LANES, Along
+from alt.sketches.gpu.product import Along
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.tensor_cores import packed_halves, rounded
 from alt.sketches.gpu.tiling import Precision
@@ -127,8 +127,6 @@ class Panel(ABC):
         """What a thread takes at once: elements along `outer` and `depth`."""
         if self.along == "depth":
             return 1, max(self.lanes, self.packed)
-        if self.contiguous == "depth":  # read one by one, written as a vector
-            return 1, self.packed * LANES
         return self.lanes, self.packed
 
     @property

@@ -57,6 +57,13 @@ class Patches(Panel):
     there: Any
     table: Any
 
+    @property
+    def piece(self) -> tuple[int, int]:
+        """See `Panel.piece`: what is turned is read one by one, and written as a vector."""
+        if self.along == "outer" and self.contiguous == "depth":
+            return 1, self.packed * LANES
+        return super().piece
+
     def before(self, thread: Expr, part: Part) -> Stmt:
         """See `Panel.before`."""
         scope, phase = self.scope, self.phase

@@ -254,7 +254,8 @@ def product_of(scope: GpuScope) -> Product:
         return scope.evaluate(a, fit(index, a.shape), Inline())
 
     def right(at: Sequence[Expr], column: Expr, k: Expr) -> Expr:
-        index = [*at, k, column] if len(b.shape) > 1 else [k]
+        first = [i32(0)] * (len(b.shape) - 2) if shared else at
+        index = [*first, k, column] if len(b.shape) > 1 else [k]
         return scope.evaluate(b, fit(index, b.shape), Inline())
 
     def indices(at: Sequence[Expr], row: Expr, column: Expr) -> list[Expr]:
