@@ -118,8 +118,9 @@ def as_multiplied(x: np.ndarray, precision: str) -> np.ndarray:
     if precision == "fp16":
         return x.astype(np.float16).astype(np.float64)
     if precision == "tf32":
-        bits = x.view(np.uint32) + np.uint32(1 << 12) & ~np.uint32((1 << 13) - 1)
-        return bits.view(np.float32).astype(np.float64)
+        bits = x.view(np.uint32)
+        bits = bits + np.uint32((1 << 12) - 1) + (bits >> np.uint32(13) & np.uint32(1))
+        return (bits & ~np.uint32((1 << 13) - 1)).view(np.float32).astype(np.float64)
     return x.astype(np.float64)
 
 

@@ -144,5 +144,6 @@ def words_of(numbers: np.ndarray, precision: Precision) -> np.ndarray:
             return np.ascontiguousarray(numbers.astype(np.float16)).view(np.float32)
     bits = np.ascontiguousarray(numbers).view(np.uint32)
     finite = np.isfinite(numbers)
-    rounded = (bits + np.uint32(1 << 12)) & ~np.uint32((1 << 13) - 1)
+    even = (bits >> np.uint32(13)) & np.uint32(1)
+    rounded = (bits + np.uint32((1 << 12) - 1) + even) & ~np.uint32((1 << 13) - 1)
     return np.where(finite, rounded, bits).view(np.float32)
