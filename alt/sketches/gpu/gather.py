@@ -130,7 +130,7 @@ class Window:
         there: Expr = i32(0)
         shift = 0
         for d in self.axes:
-            run = _bits_inside(self.place.corner[d], shape[d], phase.taps[d], phase.dilation[d])
+            run = bits_inside(self.place.corner[d], shape[d], phase.taps[d], phase.dilation[d])
             there = there + run * (1 << shift)
             shift += phase.taps[d]
         here = i32(1 << shift)
@@ -170,7 +170,7 @@ class Window:
         )
 
 
-def _bits_inside(corner: Expr, extent: int, taps: int, dilation: int) -> Expr:
+def bits_inside(corner: Expr, extent: int, taps: int, dilation: int) -> Expr:
     """A bit for every tap along an axis, set for those inside the image."""
 
     def before(end: Expr) -> Expr:

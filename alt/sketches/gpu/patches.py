@@ -6,25 +6,21 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from alt.elementary import Expr
 from alt.graph import Node
 from alt.operators import delinear
+from alt.sketches.gpu.gather import bits_inside
 from alt.sketches.gpu.matrix_panel import bank_pad
 from alt.sketches.gpu.panel import Found, Panel, Part
 from alt.sketches.gpu.product import LANES, Along
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.separable import Separable
 from alt.sketches.gpu.staging import Steps
+from alt.sketches.gpu.step_table import leaving, table_of
 from alt.sketches.gpu.tiling import Precision, Tile
 from alt.sketches.scope import UNROLLED, Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry
-from primitives import Layout
 from primitives.tensorir import tirx
-
-OUTSIDE = -(2**30)
-"""Of an index: whatever place it is added to, that is in no image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +39,8 @@ class Patches(Panel):
         corners: what the first tap reads there, an index for each axis.
         reads: where they read in a part, divided by `lanes`; for `steps` whose parts have one tap.
         there: whether that lies in the image.
-        table: where each step reads, by `reads_of_steps`; None if all of a part have one tap.
+        missing: which taps of theirs do not, as bits; where parts have several taps.
+        table: where each step reads, see `step_table`; None if all of a part have one tap.
     """
 
     scope: GpuScope
@@ -55,6 +52,7 @@ class Patches(Panel):
     corners: Any
     reads: Any
     there: Any
+    missing: Any
     table: Any
 
     @property
@@ -88,9 +86,12 @@ class Patches(Panel):
                 stored.append(tirx.BufferStore(self.corners, found, [slot * len(at) + d]))
                 start = start + self.images.term(scope, 2 + d, corner)
             start = scope.analyzer.simplify(start)
-            return seq(*stored, tirx.BufferStore(self.starts, _divided(start, self.lanes), [slot]))
+            stored.append(tirx.BufferStore(self.starts, _divided(start, self.lanes), [slot]))
+            if self.table is not None:
+                stored.append(tirx.BufferStore(self.missing, self._missing(slot), [slot]))
+            return seq(*stored)
 
-        arrays = (self.starts, self.corners, self.reads, self.there)
+        arrays = (self.starts, self.corners, self.reads, self.there, self.missing)
         made = scope.loop(int(self.starts.shape[0]), place, UNROLLED, "slot")
         return seq(*map(tirx.AllocBuffer, arrays), made)
 
@@ -132,30 +133,29 @@ class Patches(Panel):
         source = self.scope.buffer(x, self.scope.layout(x))
         return tirx.all(*guards), lambda lane: tirx.BufferLoad(source, [address + lane])
 
+    def _missing(self, slot: Expr) -> Expr:
+        """The bits that a place does not have, by `alt.sketches.gpu.step_table`."""
+        phase, extents = self.phase, self.node.inputs[0].shape[2:]
+        there: Expr = i32(0)
+        shift = 0
+        for d in leaving(self.node, phase):
+            corner = tirx.BufferLoad(self.corners, [slot * len(extents) + d])
+            run = bits_inside(corner, extents[d], phase.taps[d], phase.dilation[d])
+            there = there + run * (1 << shift)
+            shift += phase.taps[d]
+        return i32((2 << shift) - 1) - there
+
     def _by_table(self, slot: Expr, group: Expr, step: Expr) -> tuple[Expr, list[Expr]]:
-        """Where a place reads at a step, and what of that may be outside of the image."""
-        extents = self.node.inputs[0].shape[2:]
+        """Where a place reads at a step, and whether that is in the image."""
         _, steps, width = (int(e) for e in self.table[1].shape)
 
         def entry(k: int) -> Expr:
             at = (group * steps + step) * width + k
             return tirx.reinterpret("int32", tirx.BufferLoad(self.table[0], [at]))
 
-        guards: list[Expr] = []
-        for d, extent in enumerate(extents):
-            if d and not self._leaves(d):
-                continue
-            at = tirx.BufferLoad(self.corners, [slot * len(extents) + d]) + entry(1 + d)
-            # Below zero is far above as an unsigned number.
-            guards.append(tirx.Cast("uint32", at) < tirx.const(extent, "uint32"))
+        missing = tirx.BufferLoad(self.missing, [slot])
         start = tirx.BufferLoad(self.starts, [slot]) + _divided(entry(0), self.lanes)
-        return start * self.lanes, guards
-
-    def _leaves(self, axis: int) -> bool:
-        """Whether some tap of some place is outside of the image along an axis."""
-        phase, d = self.phase, axis
-        reach = (phase.count[d] - 1) * phase.stride[d] + (phase.taps[d] - 1) * phase.dilation[d]
-        return phase.offset[d] < 0 or reach + phase.offset[d] >= self.node.inputs[0].shape[2 + d]
+        return start * self.lanes, [tirx.bitwise_and(entry(1), missing).equal(i32(0))]
 
     def _at(self, slot: Expr, tap: Expr) -> tuple[Expr, list[Expr]]:
         """Where a place reads with a tap, and what of that may be outside of the image."""
@@ -166,7 +166,7 @@ class Patches(Panel):
             step = t * phase.dilation[d]
             start = start + self.images.term(self.scope, 2 + d, step)
             at = tirx.BufferLoad(self.corners, [slot * len(extents) + d]) + step
-            if self._leaves(d):
+            if d in leaving(self.node, phase):
                 guards.append(tirx.Cast("uint32", at) < tirx.const(extents[d], "uint32"))
         return self.scope.analyzer.simplify(start), guards
 
@@ -201,7 +201,7 @@ def patches(
     contiguous: Along = "depth" if turned else along
     pad = bank_pad(contiguous, outer, tile.depth, precision) if padded else 0
     given = along, outer, tile.depth, tile.team, precision, contiguous, pad, lanes, tile.copies
-    plain = Patches(*given, scope, node, phase, steps, images, None, None, None, None, None)
+    plain = Patches(*given, scope, node, phase, steps, images, None, None, None, None, None, None)
     slots = plain.each if along == "depth" else max(1, plain.row // tile.team)
     axes = len(phase.count)
     return Patches(
@@ -215,57 +215,9 @@ def patches(
         scope.local(slots * axes, "int32", "corners"),
         scope.local(slots, "int32", "reads"),
         scope.local(slots, "bool", "there"),
-        _table(scope, node, phase, steps, images, tile) if steps.stride % tile.depth else None,
+        scope.local(slots, "int32", "missing"),
+        table_of(scope, node, phase, steps, images, tile) if steps.stride % tile.depth else None,
     )
-
-
-def _table(
-    scope: GpuScope, node: Node, phase: Phase, steps: Steps, images: Separable, tile: Tile
-) -> tuple[Any, Layout]:
-    """What `reads_of_steps` gives, as a constant of the kernel."""
-    groups, _, _ = geometry(node)
-    some = tile.depth * tile.slices
-    count = -(-steps.count // some) * some
-    layout = Layout.identity((groups, count, 1 + len(phase.taps)))
-    key = phase.taps, phase.dilation, steps.stride
-    name = f"reads {key} {images.layout}"
-    found = scope.buffer(
-        node.inputs[1],
-        layout,
-        (name, lambda _: reads_of_steps(node, phase, steps, images, count).view(np.float32)),
-    )
-    return found, layout
-
-
-def reads_of_steps(
-    node: Node, phase: Phase, steps: Steps, images: Separable, count: int
-) -> np.ndarray:
-    """Where the steps of a reduction read, seen from the first tap: divisions would take longer.
-
-    Args:
-        node: the convolution.
-        phase: which part of it.
-        steps: its reduction.
-        images: how the input is stored.
-        count: how many steps there are with those that are only there to fill a stage.
-
-    Shape:
-        (groups, count, 1 + axes): what is added to an address, and to the index on each axis.
-    """
-    groups, channels, _ = geometry(node)
-    assert steps.stride == channels, "taps that begin with a stage need no table"
-    made = np.zeros((groups, count, 1 + len(phase.taps)), np.int32)
-    number = np.arange(steps.count)
-    taps = np.unravel_index(number // channels, phase.taps)
-    of_group = np.arange(groups)[:, None] * channels + number % channels
-    made[:, : steps.count, 0] = (images.terms(1) - images.origin)[of_group]
-    for d, (t, dilation) in enumerate(zip(taps, phase.dilation, strict=True)):
-        made[:, : steps.count, 1 + d] = t * dilation
-        stride = images.stride(2 + d)
-        assert stride is not None, "places are equally far apart"
-        made[:, : steps.count, 0] += (t * dilation * stride).astype(np.int32)
-    made[:, steps.count :, 1] = OUTSIDE
-    return made
 
 
 def reading(node: Node, phase: Phase, images: Separable, steps: Steps) -> tuple[Along, int]:

@@ -29,6 +29,7 @@ from alt.sketches.gpu.product import Results
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.separable import Separable, separable, stored
 from alt.sketches.gpu.staging import Steps, steps_of
+from alt.sketches.gpu.step_table import has_bits
 from alt.sketches.gpu.swath import Blocks, decide_blocks
 from alt.sketches.gpu.tiling import (
     DEPTHS,
@@ -59,8 +60,12 @@ def goes_to_tensor_cores(scope: GpuScope, precision: Precision) -> bool:
     images = stored(scope, node.inputs[0])
     if precision == "fp32" or images is None:
         return False
-    if not any(prod(p.taps) for p in phases(node) if prod(p.count)):
+    every = [p for p in phases(node) if prod(p.count)]
+    if not any(prod(p.taps) for p in every):
         return False  # nothing is multiplied
+    _, channels, _ = geometry(node)
+    if channels % max(DEPTHS[precision]) and not all(has_bits(node, p) for p in every):
+        return False  # there are tables, and not enough bits for them
     problem = _problem(scope, node, images, precision)
     groups, _, outputs = geometry(node)
     work = Work(prod(node.output.shape) // outputs // groups, outputs, problem.depth, groups)
