@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import tvm
 import tvm_ffi
 from gxx import KERNEL
 
 from alt.cuda.driver import driver
-from alt.memory import aligned_empty
 from alt.tasks import KernelTask
 from tuner.config import Config
 from tuner.task import Candidate
@@ -56,12 +56,11 @@ class Planted(KernelTask):
         if what == "cannot be launched":
             small = replace(self.machine, most_shared_bytes=100)
             return replace(self, machine=small, _variants={}).program(kept)
+        if what == "is wrong":
+            wrong = {value: array * np.float32(1.5) for value, array in self.constants.items()}
+            return replace(self, constants=wrong, _variants={}).program(kept)
         program = super().program(kept, packed)
         match what:
-            case "is wrong":
-                weights = aligned_empty(program.weights.size)
-                weights[...] = program.weights ^ 1 << 4
-                return replace(program, weights=weights)
             case "cannot be recorded":
                 library = program.library
                 return replace(program, library=replace(library, host=Unrecordable(library.host)))
