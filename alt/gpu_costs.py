@@ -44,7 +44,8 @@ DOUBT = 1.5
 """Winograd's algorithm is taken where it seems this much faster: neither way has been timed."""
 
 FIND_HELD = 3.0
-"""The same where a thread knows its places, and works out once a tap which of them exist."""
+"""Instructions to find an element of the input for tensor cores, whose threads know their places
+and work out once a tap which of them exist."""
 
 OTHER = 12.0
 """Instructions of a depthwise result beside its taps: its place, its epilogue, its store."""
@@ -75,9 +76,9 @@ def kernel_seconds(kernel: Kernel, label: Label, gpu: Gpu) -> float:
     if anchor is None or anchor.op not in COMPLEX or not output.size:
         return seconds
     if label.tile:
-        first, last = bytes_moved(kernel, label.tile)
-        products = product_cycles(anchor, label.tile, gpu) / CLOCK
-        return DOUBT * (3 * LAUNCH_SECONDS + memory_seconds(first + last, gpu) + products)
+        first, between, last = (memory_seconds(n, gpu) for n in bytes_moved(kernel, label.tile))
+        products = max(between, product_cycles(anchor, label.tile, gpu) / CLOCK)
+        return DOUBT * (3 * LAUNCH_SECONDS + first + products + last)
     if goes_by_channel(anchor):
         cycles = _depthwise_cycles(kernel, anchor, label, gpu)
     else:

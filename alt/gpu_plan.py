@@ -100,10 +100,14 @@ class _Planner:
                 label = Label(self._given(kernel, read), write)
                 # Formats that come to the same are one label.
                 found.setdefault(self._blocks(kernel, label), label)
-        labels = list(found.values())
-        if self.winograd and Label("NCHW", "NCHW") in labels:
-            labels += [Label("NCHW", "NCHW", m) for m in sizes_on_gpu(kernel, self.gpu)]
-        return labels
+        return [self._fastest(kernel, label) for label in found.values()]
+
+    def _fastest(self, kernel: Kernel, label: Label) -> Label:
+        """With Winograd's algorithm or without: none of its neighbours can tell."""
+        if not self.winograd or label != Label("NCHW", "NCHW"):
+            return label
+        ways = [label, *(replace(label, tile=m) for m in sizes_on_gpu(kernel, self.gpu))]
+        return min(ways, key=lambda way: kernel_seconds(kernel, way, self.gpu))
 
     def _given(self, kernel: Kernel, fmt: Format) -> Format:
         """The format in which a kernel reads: few channels of the caller's are not worth a copy."""

@@ -38,7 +38,7 @@ class GpuRunner(Runner):
         shapes: shapes for inputs that have dynamic dimensions.
         constants: contents for inputs that are to be fixed.
         threads: refused; a GPU is used whole.
-        winograd: does nothing yet on a GPU.
+        winograd: whether Winograd's algorithm may be used.
         layouts: which layouts there are.
         workers: processes that build at the same time; one a physical core by default.
         timing: how long and how often candidates run.

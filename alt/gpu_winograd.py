@@ -19,6 +19,9 @@ from alt.kernels import Kernel
 from alt.sketches.gpu.tiling import Problem, choose_tile, cycles_of
 from alt.winograd import grid_of, winograd_sizes
 
+MOST_BYTES = 2**31
+"""Of what goes from kernel to kernel; a convolution that would take more is summed directly."""
+
 PRODUCT = 1
 """Which of the kernels has loops to decide."""
 
@@ -26,12 +29,14 @@ PRODUCT = 1
 def sizes_on_gpu(kernel: Kernel, gpu: Gpu) -> tuple[int, ...]:
     """The tile sizes with which a kernel can be computed so; none with tensor cores.
 
-    Those multiply faster than memory could bring what the transforms make.
+    Those multiply faster than memory could bring what the transforms make. What is made must not
+    take much of the memory.
     """
     anchor = kernel.anchor
     if anchor is None or gpu.precision != "fp32" or not kernel.output.size:
         return ()
-    return winograd_sizes(anchor, gpu)
+    sizes = winograd_sizes(anchor, gpu)
+    return tuple(m for m in sizes if 4 * sum(map(prod, shapes_of(anchor, m))) <= MOST_BYTES)
 
 
 def winograd_on_gpu(kernel: Kernel, m: int, names: Iterator[str]) -> list[Kernel]:
@@ -92,13 +97,19 @@ def product_of_points(node: Node, m: int) -> Problem:
     return Problem(points, outputs, prod(places), depth)
 
 
-def bytes_moved(kernel: Kernel, m: int) -> tuple[int, int]:
-    """Bytes that the first and the last kernel read and write."""
+def bytes_moved(kernel: Kernel, m: int) -> tuple[int, int, int]:
+    """Bytes that each of the kernels reads and writes."""
     node = kernel.anchor
     assert node is not None
     windows, products = (4 * prod(shape) for shape in shapes_of(node, m))
+    x, weight = node.inputs[:2]
+    transformed = 4 * weight.size // 9 * (m + 2) ** 2
     also = sum(v.size for v in kernel.inputs if v not in node.inputs)
-    return windows + 4 * node.inputs[0].size, products + 4 * (kernel.output.size + also)
+    return (
+        4 * x.size + windows,
+        windows + transformed + products,
+        products + 4 * (kernel.output.size + also),
+    )
 
 
 def product_cycles(node: Node, m: int, gpu: Gpu) -> float:

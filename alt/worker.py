@@ -186,7 +186,10 @@ class Worker:
         programs = task.programs([each.candidate for each in named], self.weights)
         found: list[Held] = []
         for each, program in zip(named, programs, strict=True):
-            bound = error_bound(str(each.layout.get("algorithm", "")), precision)
+            # On a GPU the algorithm is the size of Winograd's tile, or 0.
+            tile = each.layout.get("winograd")
+            algorithm = "winograd" if tile else str(each.layout.get("algorithm", ""))
+            bound = error_bound(algorithm, precision)
             held = Held(program, task.inputs, task.kernel.output, bound, each.key)
             self._finish(held)
             found.append(held)

@@ -25,7 +25,7 @@ KERNELS_A_FILE = 8
 """Starting nvcc takes about a second, which so many kernels are worth."""
 
 _REGISTERS = re.compile(r"Used (\d+) registers")
-_SPILLED = re.compile(r"(\d+) bytes spill stores")
+_SPILLED = re.compile(r"(\d+) bytes stack frame")
 _FUNCTION = re.compile(r"Compiling entry function '([^']+)'")
 
 
@@ -36,7 +36,8 @@ class Image:
     Attributes:
         code: a cubin.
         registers: of a thread, by kernel; those are all there are in it.
-        spilled_bytes: what of them did not fit, by kernel.
+        spilled_bytes: what of a thread's numbers is in memory because it did not fit, or because it
+            is found by an index that is not known when compiling; by kernel.
     """
 
     code: bytes

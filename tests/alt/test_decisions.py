@@ -161,17 +161,17 @@ def taps_backwards(patch):
 
 
 def one_entry_of_the_transform(patch):
-    matrix = [list(row) for row in WINOGRAD_SKETCH._INPUT[4]]
+    matrix = [list(row) for row in WINOGRAD_SKETCH.INPUT[4]]
     row, column = next((r, c) for r, row in enumerate(matrix) for c, v in enumerate(row) if v == 1)
     matrix[row][column] = -1.0
-    patch.setitem(WINOGRAD_SKETCH._INPUT, 4, matrix)
+    patch.setitem(WINOGRAD_SKETCH.INPUT, 4, matrix)
 
 
 def transformed_in_half_precision(patch):
-    right = WINOGRAD_SKETCH._transformed_weights
+    right = WINOGRAD_SKETCH.transformed_weights
     patch.setattr(
         WINOGRAD_SKETCH,
-        "_transformed_weights",
+        "transformed_weights",
         lambda m, w: right(m, w).astype(np.float16).astype(np.float32) * np.float32(1.01),
     )
 

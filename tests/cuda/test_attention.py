@@ -169,7 +169,14 @@ def test_with_and_without_copies(arch):
     assert_same(tuple(found), run_reference(proto, inputs), 200)
     library = planned(heads((2,), 20, 70, 16, 24).fused("fp32", arch)).library
     assert isinstance(library, Lowered)
-    assert ("alt_copy" in library.source) is (arch == "sm_80")
+    assert ("cp.async" in library.source) is (arch == "sm_80")
+
+
+@needs_nvcc
+def test_before_there_were_copies():
+    library = planned(heads((2, 4), 100, 100, 64, 64).fused("fp32", "sm_75")).library
+    assert isinstance(library, Lowered)
+    assert len(compile_source(library.source, "sm_75")) == 1
 
 
 def test_what_does_not_fit_is_refused():

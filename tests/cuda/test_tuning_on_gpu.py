@@ -25,10 +25,11 @@ from alt.propagate import plan_layouts
 from alt.replay import network_of_log
 from alt.target import resolve
 from alt.tasks import tasks_of
+from tuner.config import Config
 from tuner.errors import TuningError
 from tuner.log import TuningLog
 from tuner.options import Options
-from tuner.task import Status
+from tuner.task import Candidate, Status
 
 pytestmark = [
     pytest.mark.gpu,
@@ -168,6 +169,14 @@ def test_each_failure_costs_only_itself(runner):
     for planted, (status, words) in FAILURES.items():
         assert found[planted].status is status, found[planted]
         assert words in found[planted].message
+
+
+def test_a_convolution_by_winograds_algorithm_is_measured(runner):
+    task = tasks_here()[0]
+    layout = Config({**task.layouts.default(), "winograd": 4})
+    (result,) = runner.measure(task, [Candidate(layout, task.loops(layout).default())])
+    assert result.ok, result
+    assert 0 < result.error < 1e-4
 
 
 @pytest.mark.slow

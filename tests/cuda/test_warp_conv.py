@@ -69,6 +69,11 @@ CASES = [
     Case((1, 8, 7, 7), (8, 6, 4, 4), {"strides": [2, 2], "pads": SAME["pads"]}, op="ConvTranspose"),
     Case((2, 8, 5, 5), (8, 3, 2, 2), {"strides": [2, 2], "group": 2}, op="ConvTranspose"),
     Case((1, 4, 5, 5), (4, 6, 1, 1), {"strides": [2, 2]}, op="ConvTranspose"),
+    # One phase of these reads vectors of places, the others gather, which takes another panel.
+    Case((1, 20, 8, 8), (20, 9, 3, 3), {**SAME, "strides": [2, 2]}, op="ConvTranspose"),
+    Case((1, 20, 8, 8), (20, 9, 3, 3), {"strides": [2, 2]}, op="ConvTranspose"),
+    # More taps than a table has bits for.
+    Case((1, 40, 90), (20, 20, 64), {"pads": [32, 32], "group": 2}),
 ]
 DECIDED = [
     Case((2, 24, 6, 10), (40, 24, 3, 3), SAME, ("bias", "add", "relu")),
@@ -76,6 +81,7 @@ DECIDED = [
     Case((3, 36, 4, 6), (70, 36, 1, 1), {}, ("bias", "add")),
     Case((2, 64, 5, 5), (48, 32, 1, 1), {"group": 2}, ("relu",)),
     Case((1, 20, 5, 5), (20, 12, 4, 4), {"strides": [2, 2]}, op="ConvTranspose"),
+    Case((1, 20, 8, 8), (20, 12, 3, 3), {**SAME, "strides": [2, 2]}, op="ConvTranspose"),
     Case((1, 24, 17, 17), (20, 24, 3, 3), SAME),
 ]
 WIDE = Config({

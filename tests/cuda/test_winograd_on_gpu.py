@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from emulated import Emulation, needs_gxx, planned
+from equivalence import array, model, node
 from onnx import TensorProto, helper, numpy_helper
 
 from alt.build import build
@@ -22,6 +23,7 @@ from alt.cuda.gpu import Gpu
 from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import compile_source
 from alt.gpu_formats import Label, label_in
+from alt.gpu_winograd import sizes_on_gpu
 from alt.kernels import Kernel, with_anchor
 from alt.propagate import plan_layouts
 from alt.tasks import tasks_of
@@ -105,6 +107,30 @@ def test_the_same_as_summing_directly(x, w, pads, residual, m):
     assert relative_error(found, wanted) < 2e-5
 
 
+@needs_gxx
+def test_one_after_the_other():
+    """An epilogue that reads the convolution twice, and one that reads what it works on."""
+    weights = [array(8, 8, 3, 3, seed=k) / 9 for k in range(3)]
+    nodes = [
+        node("Conv", "x w0", "a", pads=[1, 1, 1, 1]),
+        node("Sigmoid", "a", "s"),
+        node("Mul", "a s", "b"),
+        node("Conv", "b w1", "c", pads=[1, 1, 1, 1]),
+        node("Add", "c b", "d"),
+        node("Conv", "d w2", "e", pads=[0, 0, 0, 0]),
+    ]
+    inputs = {"x": array(2, 8, 10, 10, seed=5)}
+    named = {f"w{k}": w for k, w in enumerate(weights)}
+    proto = model(nodes, inputs, ["d", "e"], named)
+    network = fused(proto, {"kind": "cuda", "arch": "sm_90"})
+    plan = plan_layouts(network.graph, with_tile(network, 4), network.machine)
+    assert len(plan.kernels) == 9
+    found = Emulation(build(network.graph, plan, network.machine))([inputs["x"]])
+    _, wanted = run_reference(proto, inputs)
+    for a, b in zip(found, wanted, strict=True):
+        assert relative_error(a, b) < 2e-5
+
+
 LARGE = convolution((16, 128, 28, 28), (128, 128, 3, 3), [1, 1, 1, 1])
 
 
@@ -124,7 +150,25 @@ def test_chosen_where_there_is_much_to_multiply():
     assert anchors(fused(small, target)) == ["conv"]
 
 
-def test_what_was_measured_before_there_was_a_choice_is_computed_directly():
+def test_not_where_it_would_take_much_memory():
+    network = fused(LARGE, {"kind": "cuda", "arch": "sm_90"})
+    machine, kernel = network.machine, network.kernels[0]
+    assert isinstance(machine, Gpu)
+    assert sizes_on_gpu(kernel, machine) == (2, 4)
+    anchor = kernel.anchor
+    assert anchor is not None
+    x, weight = anchor.inputs[:2]
+
+    def larger(batch: int) -> Kernel:
+        image = replace(x, shape=(batch, *x.shape[1:]))
+        output = replace(anchor.output, shape=(batch, *anchor.output.shape[1:]))
+        return Kernel(replace(anchor, inputs=(image, weight), output=output), (), (), output)
+
+    assert sizes_on_gpu(larger(1000), machine) == (4,)
+    assert sizes_on_gpu(larger(4000), machine) == ()
+
+
+def test_without_an_answer_it_is_computed_directly():
     network = fused(LARGE, {"kind": "cuda", "arch": "sm_90"})
     answers = Config({"read": "NCHW", "write": "NCHW"})
     kernels = [

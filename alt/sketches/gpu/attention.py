@@ -1,4 +1,4 @@
-"""softmax(q @ k) @ v: a block for some queries of a head, whose scores never leave registers."""
+"""softmax(q @ k) @ v: a block for some queries of a head, whose scores never go to memory."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ class Block:
                 return seq(
                     self._begin(0, part(0, query, term)),
                     self._begin(1, part(1, chunk * tile.chunk, term)),
-                    close_group(),
-                    await_groups(0),
+                    self._closed(),
+                    self._await(0),
                     self._end(0),
                     self._end(1),
                     self.scope.sync(),
@@ -90,7 +90,7 @@ class Block:
             return self.scope.loop(problem.deep_parts, some, name="part")
 
         def next_keys(chunk: Expr) -> Stmt:
-            return seq(self._begin(1, part(1, chunk * tile.chunk, i32(0))), close_group())
+            return seq(self._begin(1, part(1, chunk * tile.chunk, i32(0))), self._closed())
 
         whole = problem.deep_parts == 1
 
@@ -98,13 +98,13 @@ class Block:
             keys = chunk * tile.chunk
             return seq(
                 self._begin(2, part(2, column, keys)),
-                close_group(),
+                self._closed(),
                 self._zero(engine.scores),
-                seq(await_groups(1), self._end(1), self.scope.sync(), self._multiply_keys())
+                seq(self._await(1), self._end(1), self.scope.sync(), self._multiply_keys())
                 if whole
                 else products(chunk),
                 self.softmax.powers(self._finish(head, query, keys), chunks == 1),
-                await_groups(0),
+                self._await(0),
                 self._end(2),
                 self.scope.sync(),
                 self.scope.when(chunk + 1 < chunks, next_keys(chunk + 1)) if whole else None,
@@ -124,6 +124,18 @@ class Block:
             self.softmax.met() if tile.slices > 1 else None,
             self._written(head, query, column),
         )
+
+    @property
+    def _copies(self) -> bool:
+        """Whether any panel is copied; before sm_80 there is nothing to wait for such copies."""
+        return any(panel.copied for panel in self.panels)
+
+    def _closed(self) -> Stmt | None:
+        """All copies since the last call are a group, which may be empty if others are not."""
+        return close_group() if self._copies else None
+
+    def _await(self, left: int) -> Stmt | None:
+        return await_groups(left) if self._copies else None
 
     def _begin(self, which: int, part: Part) -> Stmt:
         """Start to bring a panel to shared memory."""

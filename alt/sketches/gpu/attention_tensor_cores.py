@@ -129,7 +129,7 @@ class TensorCores(Engine):
                 if halves:
                     pair = (i * self._across + w * 2 + half) * 4 + h * 2
                     word = packed_halves(load(self.scores, pair), load(self.scores, pair + 1))
-                else:
+                else:  # what is no number may be lost here; the total of the powers has it, too
                     word = nearly(load(self.scores, (i * self._across + w) * 4 + h * 2 + half))
                 return tirx.BufferStore(left, word, [at])
 

@@ -128,6 +128,8 @@ class Block:
         )
         self.words = sum(panel.words for panel in panels)
         """Of one stage."""
+        needed = self.words * tile.stages * tile.slices
+        assert needed <= int(memory.staged.shape[0]), "more words than there is memory for"
         self.sums = scope.local(tile.sums, "float32", "sums")
         self.staged = [scope.local(max(p.staged, 1), "float32", "staged") for p in panels]
 

@@ -143,7 +143,9 @@ def words_of(numbers: np.ndarray, precision: Precision) -> np.ndarray:
         with np.errstate(over="ignore"):  # as the device does it, which gives infinities
             return np.ascontiguousarray(numbers.astype(np.float16)).view(np.float32)
     bits = np.ascontiguousarray(numbers).view(np.uint32)
+    nan = np.uint32(0x7FFFFFFF)  # as the device has it; the last bits of others may be all there is
+    others = np.where(np.isnan(numbers), nan, bits)
     finite = np.isfinite(numbers)
     even = (bits >> np.uint32(13)) & np.uint32(1)
     rounded = (bits + np.uint32((1 << 12) - 1) + even) & ~np.uint32((1 << 13) - 1)
-    return np.where(finite, rounded, bits).view(np.float32)
+    return np.where(finite, rounded, others).view(np.float32)

@@ -59,7 +59,8 @@ class Patches(Panel):
     def piece(self) -> tuple[int, int]:
         """See `Panel.piece`: what is turned is read one by one, and written as a vector."""
         if self.along == "outer" and self.contiguous == "depth":
-            return 1, self.packed * LANES
+            words = max(1, min(LANES, self.outer * self.deep // self.threads))
+            return 1, self.packed * words
         return super().piece
 
     def before(self, thread: Expr, part: Part) -> Stmt:

@@ -282,7 +282,8 @@ def product_of(scope: GpuScope) -> Product:
         return Rows(value, name, in_rows, (1, outer, depth))
 
     place = Operand(scope, result, batch, columns, rows)
-    wide = place.lanes if scope.kernel.output.dtype in VECTOR_DTYPES else 1
+    vectors = place.along == "outer" and scope.kernel.output.dtype in VECTOR_DTYPES
+    wide = place.lanes if vectors else 1
     return Product(
         batch,
         rows,

@@ -25,7 +25,7 @@ def table_of(
     count = -(-steps.count // some) * some
     layout = Layout.identity((groups, count, 2))
     key = phase.taps, phase.dilation, steps.stride, leaving(node, phase)
-    name = f"reads {key} {images.layout}"
+    name = f"reads {key} {count} {images.layout}"
     found = scope.buffer(
         node.inputs[1],
         layout,

@@ -88,7 +88,7 @@ def rounded(value: Expr) -> Expr:
 def nearly(value: Expr) -> Expr:
     """What tensor cores take for the nearest of their numbers: they do not see its last bits.
 
-    In one instruction, where `rounded` takes three. Not for what might not be a number: it may
+    In one instruction on every GPU. Not for what might not be a number: it may
     become 0.
     """
     return called("float32", "alt_nearly", _NEARLY, value)

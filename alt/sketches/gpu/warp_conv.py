@@ -60,16 +60,20 @@ def goes_to_tensor_cores(scope: GpuScope, precision: Precision) -> bool:
     images = stored(scope, node.inputs[0])
     if precision == "fp32" or images is None:
         return False
-    every = [p for p in phases(node) if prod(p.count)]
-    if not any(prod(p.taps) for p in every):
+    if not any(prod(p.taps) for p in phases(node) if prod(p.count)):
         return False  # nothing is multiplied
     _, channels, _ = geometry(node)
-    if channels % max(DEPTHS[precision]) and not all(has_bits(node, p) for p in every):
-        return False  # there are tables, and not enough bits for them
+    if not _has_tables(node) and -channels % min(DEPTHS[precision]) > channels:
+        return False  # taps have to begin with a stage, of which they would leave most empty
     problem = _problem(scope, node, images, precision)
     groups, _, outputs = geometry(node)
     work = Work(prod(node.output.shape) // outputs // groups, outputs, problem.depth, groups)
     return scope.choose.one_of("units", UNITS, UNITS[_gains(problem, work, scope.gpu)]) == UNITS[1]
+
+
+def _has_tables(node: Node) -> bool:
+    """Whether steps of a stage may have different taps."""
+    return all(has_bits(node, p) for p in phases(node) if prod(p.count))
 
 
 @lru_cache(maxsize=1024)
@@ -79,7 +83,7 @@ def _gains(problem: Problem, work: Work, gpu: Gpu) -> bool:
     return cycles_of(choose_tile(problem, gpu), problem, gpu) <= by_threads
 
 
-GATHERING, LOOKING_UP = 4.0, 12.0
+GATHERING, LOOKING_UP = 4.0, 8.0
 """Instructions for an element of the input that is read alone, by what nvcc makes of it; and if it
 is looked up where, as for few channels."""
 
@@ -134,9 +138,11 @@ def warp_convolution(scope: GpuScope, precision: Precision) -> Stmt:
     assert images is not None, "the caller asks whether the input is stored such that this works"
     across = _channels_across(scope)
     every = [p for p in phases(node) if prod(p.count)]
-    tile = decide_tile(scope.choose, _problem(scope, node, images, precision), scope.gpu)
+    problem = _problem(scope, node, images, precision)
+    tile = decide_tile(scope.choose, problem, scope.gpu)
+    scope.cycles = cycles_of(tile, problem, scope.gpu)
     aligned = True
-    if max(prod(p.taps) for p in every) > 1 and channels % tile.depth:
+    if max(prod(p.taps) for p in every) > 1 and channels % tile.depth and _has_tables(node):
         aligned = scope.choose.one_of("padded", (False, True), -channels % tile.depth <= channels)
     pad = scope.choose.one_of("pad", (True, False), True)
     made = [
@@ -148,7 +154,8 @@ def warp_convolution(scope: GpuScope, precision: Precision) -> Stmt:
     scope.notes["precision"] = precision
     orders = [Blocks((groups,), *m.tiles, gcd(m.tiles[0], blocks.swath)) for m in made]
     starts = [sum(o.count for o in orders[:k]) for k in range(len(orders) + 1)]
-    panels = next(m.panels for m in made if m.steps.count)
+    # Phases may keep their panels in different ways: there is room for the largest.
+    panels = max((m.panels for m in made if m.steps.count), key=lambda p: p[0].words + p[1].words)
     memory = memory_of(scope, tile, panels, precision)
 
     def work(number: Expr, thread: Expr) -> Stmt:

@@ -8,6 +8,7 @@
 static inline float alt_tf32(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof(x));
+  if (x != x) bits = 0x7fffffffu;
   // Half of the last bit that is kept, between two numbers to the even one.
   if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0xfffu + (bits >> 13 & 1);
   bits &= 0xffffe000u;
