@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alt.compiler import Fused, fused
 from alt.cuda.gpu import Gpu, gpu_of
+from alt.cuda.lower import Lowered
+from alt.cuda.nvcc import compile_source
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 Shapes = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -139,3 +141,14 @@ def check_all(made: Fused, factors: Sequence[np.ndarray], precision: str) -> Non
     """`check` for `products`."""
     for k, found in enumerate(results_of(made, factors)):
         check(found, factors[2 * k], factors[2 * k + 1], precision)
+
+
+def check_compiled(made: Fused, precision: str, arch: str) -> None:
+    """That nvcc keeps all that threads have in registers, and those of a block fit."""
+    program = planned(made)
+    assert isinstance(program.library, Lowered)
+    for image in compile_source(program.library.source, arch):
+        assert not any(image.spilled_bytes.values()), image.spilled_bytes
+        for name, registers in image.registers.items():
+            threads = np.prod(program.library.launches[name].shape.block)
+            assert registers * threads <= gpu(precision, arch).core_registers

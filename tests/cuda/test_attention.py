@@ -17,7 +17,7 @@ import pytest
 from attentions import Attention
 from emulated import SM_90, emulate, needs_gxx, planned
 from equivalence import assert_same, model, node, run_reference
-from matrix_products import PRECISIONS, gpu, random, results
+from matrix_products import PRECISIONS, check_compiled, gpu, random, results
 
 from alt.cuda.lower import Lowered
 from alt.cuda.nvcc import compile_source
@@ -225,10 +225,4 @@ LARGE = [
 def test_choices_compile_without_spills(precision, arch):
     for batch, count, queries, keys, depth, width in LARGE:
         attention = heads((batch, count), queries, keys, depth, width)
-        program = planned(attention.fused(precision, arch))
-        assert isinstance(program.library, Lowered)
-        for image in compile_source(program.library.source, arch):
-            assert not any(image.spilled_bytes.values()), image.spilled_bytes
-            for name, registers in image.registers.items():
-                threads = np.prod(program.library.launches[name].shape.block)
-                assert registers * threads <= gpu(precision, arch).core_registers
+        check_compiled(attention.fused(precision, arch), precision, arch)

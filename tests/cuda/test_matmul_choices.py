@@ -20,14 +20,13 @@ from matrix_products import (
     THIN,
     Shapes,
     check,
+    check_compiled,
     gpu,
     products,
     results_of,
 )
 
 from alt.compiler import Fused
-from alt.cuda.lower import Lowered
-from alt.cuda.nvcc import compile_source
 from alt.decisions import decided
 from alt.sketches import scope_of, sketch_for
 from alt.sketches.gpu.matrix_panel import bank_pad
@@ -200,16 +199,6 @@ def test_choices_compile_without_spills(precision, arch):
 def test_products_with_weights_compile_without_spills(precision):
     made, _ = products(LARGE[:4], precision, constant="b")
     check_compiled(made, precision, "sm_90")
-
-
-def check_compiled(made: Fused, precision: str, arch: str) -> None:
-    program = planned(made)
-    assert isinstance(program.library, Lowered)
-    for image in compile_source(program.library.source, arch):
-        assert not any(image.spilled_bytes.values()), image.spilled_bytes
-        for name, registers in image.registers.items():
-            threads = np.prod(program.library.launches[name].shape.block)
-            assert registers * threads <= gpu(precision, arch).core_registers
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,11 @@ from alt.sketches.gpu.grid import either
 from alt.sketches.gpu.place import Place, Read, Reads, place_of, reading
 from alt.sketches.gpu.separable import separable
 from alt.sketches.gpu.staging import Operand, Staging, copy
+from alt.sketches.gpu.tap_bits import MOST_BITS, bits_needed, bits_there, leaving
 from alt.sketches.scope import Stmt, i32, seq
 from alt.sketches.windows import geometry
 from primitives import Layout
 from primitives.tensorir import tirx
-
-MOST_BITS = 31
-"""Of a mask: as many as are not the sign."""
 
 Opened = Callable[[Reads], Stmt]
 
@@ -98,13 +96,7 @@ class Window:
     @property
     def axes(self) -> list[int]:
         """The spatial axes along which some tap of some place is outside the image."""
-        p, extents = self.staging.phase, self.staging.node.inputs[0].shape[2:]
-        found: list[int] = []
-        for d, extent in enumerate(extents if self.place.corner else ()):
-            last = (p.count[d] - 1) * p.stride[d] + (p.taps[d] - 1) * p.dilation[d] + p.offset[d]
-            if p.offset[d] < 0 or last >= extent:
-                found.append(d)
-        return found
+        return leaving(self.staging.node, self.staging.phase) if self.place.corner else []
 
     @property
     def bits(self) -> int:
@@ -126,17 +118,12 @@ class Window:
 
     def missing(self) -> Expr:
         """The bits that the place does not have."""
-        phase, shape = self.staging.phase, self.staging.node.inputs[0].shape[2:]
-        there: Expr = i32(0)
-        shift = 0
-        for d in self.axes:
-            run = bits_inside(self.place.corner[d], shape[d], phase.taps[d], phase.dilation[d])
-            there = there + run * (1 << shift)
-            shift += phase.taps[d]
+        staging = self.staging
+        there, shift = bits_there(staging.node, staging.phase, self.axes, self.place.corner)
         here = i32(1 << shift)
         if self.place.exists is not None:
             here = tirx.Select(self.place.exists, here, i32(0))
-        return self.staging.scope.analyzer.simplify(i32((4 << shift) - 1) - there - here)
+        return staging.scope.analyzer.simplify(i32((4 << shift) - 1) - there - here)
 
     def reads_of(self, tap: np.ndarray, channel: np.ndarray) -> np.ndarray:
         """What some channels of taps read: how far from the first of both, and the bits they need.
@@ -152,10 +139,7 @@ class Window:
         taps = np.unravel_index(tap, phase.taps)
         for d, t in enumerate(taps):
             made[:, 0] += t * phase.dilation[d] * self.images[2 + d]
-        shift = 0
-        for d in self.axes:
-            made[:, 1] += 1 << (shift + taps[d])
-            shift += phase.taps[d]
+        made[:, 1], shift = bits_needed(phase, self.axes, taps)
         made[:, 1] += (1 << shift) + (channel >= self.channels) * (2 << shift)
         return made.astype(np.int32)
 
@@ -168,19 +152,6 @@ class Window:
         return s.scope.buffer(
             s.node.inputs[1], layout, (name, lambda _: made.astype(np.int32).view(np.float32))
         )
-
-
-def bits_inside(corner: Expr, extent: int, taps: int, dilation: int) -> Expr:
-    """A bit for every tap along an axis, set for those inside the image."""
-
-    def before(end: Expr) -> Expr:
-        """How many taps are before a place, seen from the first."""
-        reach = tirx.max(i32(0), tirx.min(end, i32(taps * dilation)))
-        return (reach + (dilation - 1)) // dilation
-
-    last, first = before(extent - corner), before(0 - corner)
-    one = i32(1)
-    return tirx.shift_left(one, last) - tirx.shift_left(one, tirx.min(first, last))
 
 
 def _tap_by_tap(window: Window) -> Operand:

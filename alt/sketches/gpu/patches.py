@@ -9,14 +9,14 @@ from typing import Any
 from alt.elementary import Expr
 from alt.graph import Node
 from alt.operators import delinear
-from alt.sketches.gpu.gather import bits_inside
 from alt.sketches.gpu.matrix_panel import bank_pad
 from alt.sketches.gpu.panel import Found, Panel, Part
 from alt.sketches.gpu.product import LANES, Along
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.separable import Separable
 from alt.sketches.gpu.staging import Steps
-from alt.sketches.gpu.step_table import leaving, table_of
+from alt.sketches.gpu.step_table import table_of
+from alt.sketches.gpu.tap_bits import bits_there, leaving
 from alt.sketches.gpu.tiling import Precision, Tile
 from alt.sketches.scope import UNROLLED, Stmt, i32, seq
 from alt.sketches.windows import Phase, geometry
@@ -136,14 +136,10 @@ class Patches(Panel):
 
     def _missing(self, slot: Expr) -> Expr:
         """The bits that a place does not have, by `alt.sketches.gpu.step_table`."""
-        phase, extents = self.phase, self.node.inputs[0].shape[2:]
-        there: Expr = i32(0)
-        shift = 0
-        for d in leaving(self.node, phase):
-            corner = tirx.BufferLoad(self.corners, [slot * len(extents) + d])
-            run = bits_inside(corner, extents[d], phase.taps[d], phase.dilation[d])
-            there = there + run * (1 << shift)
-            shift += phase.taps[d]
+        axes = range(len(self.phase.count))
+        corner = [tirx.BufferLoad(self.corners, [slot * len(axes) + d]) for d in axes]
+        leave = leaving(self.node, self.phase)
+        there, shift = bits_there(self.node, self.phase, leave, corner)
         return i32((2 << shift) - 1) - there
 
     def _by_table(self, slot: Expr, group: Expr, step: Expr) -> tuple[Expr, list[Expr]]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from alt.graph import Node
-from alt.sketches.gpu.gather import MOST_BITS
 from alt.sketches.gpu.scope import GpuScope
 from alt.sketches.gpu.separable import Separable
 from alt.sketches.gpu.staging import Steps
+from alt.sketches.gpu.tap_bits import MOST_BITS, bits_needed, leaving
 from alt.sketches.gpu.tiling import Tile
 from alt.sketches.windows import Phase, geometry
 from primitives import Layout
@@ -57,26 +57,14 @@ def reads_of_steps(
     taps = np.unravel_index(number // channels, phase.taps)
     of_group = np.arange(groups)[:, None] * channels + number % channels
     made[:, : steps.count, 0] = (images.terms(1) - images.origin)[of_group]
-    shift = 0
     for d, (t, dilation) in enumerate(zip(taps, phase.dilation, strict=True)):
         stride = images.stride(2 + d)
         assert stride is not None, "places are equally far apart"
         made[:, : steps.count, 0] += (t * dilation * stride).astype(np.int32)
-        if d in leaving(node, phase):
-            made[:, : steps.count, 1] += (1 << (shift + t)).astype(np.int32)
-            shift += phase.taps[d]
+    needed, shift = bits_needed(phase, leaving(node, phase), taps)
+    made[:, : steps.count, 1] = needed
     made[:, steps.count :, 1] = 1 << shift
     return made
-
-
-def leaving(node: Node, phase: Phase) -> list[int]:
-    """The spatial axes along which some tap of some place is outside of the image."""
-    found: list[int] = []
-    for d, extent in enumerate(node.inputs[0].shape[2:]):
-        reach = (phase.count[d] - 1) * phase.stride[d] + (phase.taps[d] - 1) * phase.dilation[d]
-        if phase.offset[d] < 0 or reach + phase.offset[d] >= extent:
-            found.append(d)
-    return found
 
 
 def has_bits(node: Node, phase: Phase) -> bool:
