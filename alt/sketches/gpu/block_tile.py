@@ -273,6 +273,11 @@ def _ranked(work: Work, gpu: Gpu) -> tuple[Tile, ...]:
     return tuple(sorted(tiles_for(work, gpu), key=lambda t: estimate_cycles(t, work, gpu)))
 
 
+def least_cycles(work: Work, gpu: Gpu) -> float:
+    """What the tile with the best estimate takes."""
+    return estimate_cycles(_ranked(work, gpu)[0], work, gpu)
+
+
 def decide_tile(choose: Choose, work: Work, gpu: Gpu) -> Tile:
     """The tile that is asked for; by default the one with the best estimate.
 

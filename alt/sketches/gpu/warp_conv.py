@@ -19,7 +19,7 @@ from alt.elementary import Expr
 from alt.graph import Node
 from alt.operators import delinear, linear
 from alt.sketches.gpu.block import Block, Memory, Sought, memory_of
-from alt.sketches.gpu.block_tile import Work, estimate_cycles, tiles_for
+from alt.sketches.gpu.block_tile import Work, least_cycles
 from alt.sketches.gpu.elementwise import VECTOR_DTYPES
 from alt.sketches.gpu.grid import with_indices
 from alt.sketches.gpu.packed_weights import packed_weights
@@ -79,8 +79,8 @@ def _has_tables(node: Node) -> bool:
 @lru_cache(maxsize=1024)
 def _gains(problem: Problem, work: Work, gpu: Gpu) -> bool:
     """Whether tensor cores are estimated to be faster; few channels leave most of them idle."""
-    by_threads = min(estimate_cycles(tile, work, gpu) for tile in tiles_for(work, gpu))
-    return cycles_of(choose_tile(problem, gpu), problem, gpu) <= by_threads
+    by_cores = cycles_of(choose_tile(problem, gpu), problem, gpu)
+    return by_cores <= least_cycles(work, gpu)
 
 
 GATHERING, LOOKING_UP = 4.0, 8.0
